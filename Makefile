@@ -1,0 +1,58 @@
+# Every target makes what it needs: a fresh clone with Python 3.11 or newer, make and pip is enough.
+# What the tests additionally drive (mosquitto, curl, Node clients, nats-server) comes by `make clients` and, on Debian, .ci/run.
+
+PYTHON  ?= python3
+VENV    := .venv
+PY      := $(VENV)/bin/python
+STAMP   := $(VENV)/.installed
+NODE    := tests/clients/node
+NODE_OK := $(NODE)/node_modules/.package-lock.json
+NATS    := .clients/bin/nats-server
+NATS_VERSION := v2.15.2
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clients format clean
+
+help: ## what each target does
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | \
+		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@echo "  ARGS=... is handed on, as in: make test ARGS='tests/routing -x'"
+
+demo: $(STAMP) ## starts a mesh and plays the story with real clients, each in its own process
+	@$(PY) tests/demo/demo.py $(ARGS)
+
+test: $(STAMP) ## the whole test suite; a foreign client that is absent is skipped with the command that installs it
+	$(PY) -m pytest $(ARGS)
+
+check: $(STAMP) ## formatting, lint, types and the house rules, in under a minute
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/house -m "not slow"
+
+bench: $(STAMP) ## throughput and latency of us and of mosquitto and nats-server, in the same run
+	@$(PY) -m bench $(ARGS)
+
+clients: $(NODE_OK) ## installs the foreign clients that are not Debian packages: Node clients (npm), nats-server (go)
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(NATS); else echo "no go: nats-server not built"; fi
+
+format: $(STAMP) ## lays out the code and mends what lint can mend
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+clean: ## removes what the other targets made
+	rm -rf $(VENV) .clients $(NODE)/node_modules build dist dragoman.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Dragoman needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(NODE_OK): $(NODE)/package.json $(NODE)/package-lock.json
+	npm ci --prefix $(NODE) --no-audit --no-fund
+	@touch $@
+
+$(NATS):
+	GOBIN=$(CURDIR)/.clients/bin go install github.com/nats-io/nats-server/v2@$(NATS_VERSION)
