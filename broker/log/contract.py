@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
-from typing import NewType, Protocol
+from typing import Final, NewType, Protocol
 
 from dragoman.routing.message import Message
 from dragoman.routing.refusals import Refusal
@@ -22,6 +22,12 @@ Position = NewType("Position", int)
 
 DONE = Ticket(0)
 """The ticket of something that needs no waiting."""
+
+KEY_BYTES_MAX: Final = 511
+"""The longest key of a state row (LMDB's limit). Keys are not empty."""
+
+EVERYTHING: Final = 1 << 63
+"""As the offset of ``release``: this creation of the channel is over, its bounds are forgotten, its number is spent."""
 
 
 class Table(IntEnum):
@@ -120,7 +126,11 @@ class Log(Protocol):
         """The position the next committed message will have: everything before it is committed."""
 
     def bounds(self, number: int) -> tuple[int, int]:
-        """(first offset still here, offset after the last committed) of a channel; (0, 0) if it has nothing."""
+        """(first offset still here, offset after the last committed) of a channel.
+
+        Equal if everything was released, so that offsets go on after a restart; (0, 0) if it never
+        had anything or was released with ``EVERYTHING``.
+        """
 
     def channels(self) -> Iterator[int]:
         """The numbers of all channels that have messages here. Used at start-up."""
@@ -132,7 +142,7 @@ class Log(Protocol):
         """A state row as last put, committed or not."""
 
     def rows(self, table: Table, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """The state rows of a table whose key begins with ``prefix``, by key, as last put. Do not put while iterating."""
+        """The rows of a table whose key begins with ``prefix``, by key, as last put. Do not put while iterating."""
 
     # -- freeing ---------------------------------------------------------------------------------
 
@@ -140,7 +150,8 @@ class Log(Protocol):
         """Nobody wants this channel's messages below ``offset`` (and, if given, below ``position``) any more.
 
         They stop being readable at once; space comes back in the background. Rides with the next
-        commit like a state row.
+        commit like a state row. With ``EVERYTHING`` the channel is forgotten as well, and nothing may
+        be appended to its number again. What is not committed yet is released only by ``EVERYTHING``.
         """
 
     def bytes_used(self) -> int:
