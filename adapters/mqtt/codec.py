@@ -1,0 +1,218 @@
+"""Bytes to packets, for MQTT 3.1, 3.1.1 and 5.0, in either role.
+
+Decides what is a well-formed packet and with which reason code a bad one ends the connection. It
+refuses to know sockets, time, sessions and the order of packets, but for two things it cannot do
+without: a packet whose form depends on the version cannot come before the CONNECT that names it,
+and the version is named once. Encoding is in ``encoders``.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from dragoman.adapters.mqtt import codes
+from dragoman.adapters.mqtt.bodies import decode_body
+from dragoman.adapters.mqtt.codes import Code, ProtocolError, malformed, protocol_error
+from dragoman.adapters.mqtt.connecting import PROTOCOL_NAMES, VERSIONS, decode_connect, read_protocol
+from dragoman.adapters.mqtt.packets import Connect, Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
+from dragoman.adapters.mqtt.primitives import VALID_TOPICS, Cursor, check_topic, read_varint
+from dragoman.adapters.mqtt.properties import scan_publish
+
+SERVER: Final = "server"
+CLIENT: Final = "client"
+
+_ONLY_FROM_CLIENT: Final = frozenset((codes.CONNECT, codes.SUBSCRIBE, codes.UNSUBSCRIBE, codes.PINGREQ))
+_ONLY_FROM_SERVER: Final = frozenset((codes.CONNACK, codes.SUBACK, codes.UNSUBACK, codes.PINGRESP))
+_WITHOUT_VERSION: Final = frozenset((codes.CONNECT, codes.PINGREQ, codes.PINGRESP))
+_FLAGS_2: Final = frozenset((codes.PUBREL, codes.SUBSCRIBE, codes.UNSUBSCRIBE))
+
+_SHORT_ACKS: Final[dict[int, type[Puback] | type[Pubrec] | type[Pubrel] | type[Pubcomp]]] = {
+    0x40: Puback,
+    0x50: Pubrec,
+    0x62: Pubrel,
+    0x70: Pubcomp,
+}
+
+
+@final
+class Decoder:
+    """Takes bytes as they come, gives whole packets.
+
+    ``role``     who we are: a ``server`` gets what clients send, a ``client`` what servers send
+    ``version``  0 until a CONNECT says it. If that CONNECT is then found bad, it stays the version to
+                 answer in; for a version we do not speak it is the nearest we do
+    ``error``    the first thing the peer did wrong; nothing is parsed after it
+    Sizes count the whole packet, as the Maximum Packet Size of 5.0 does; ``max_connect_bytes``
+    holds until the version is known.
+    """
+
+    __slots__ = ("_held", "_limit", "_need", "error", "from_client", "max_packet_bytes", "version")
+
+    def __init__(
+        self, *, max_packet_bytes: int, max_connect_bytes: int = 65_536, role: str = SERVER, version: int = 0
+    ) -> None:
+        assert role in (SERVER, CLIENT), role
+        assert version in (0, 3, 4, 5), version
+        assert max_connect_bytes > 0, max_connect_bytes
+        assert max_packet_bytes > 0, max_packet_bytes
+        self.from_client = role == SERVER
+        self.max_packet_bytes = max_packet_bytes
+        self.version = version
+        self.error: ProtocolError | None = None
+        self._limit = max_packet_bytes if version else min(max_connect_bytes, max_packet_bytes)
+        self._held = bytearray()
+        self._need = 0
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held back for a packet that is not complete; never more than one packet and one feed."""
+        return len(self._held)
+
+    def feed(self, data: bytes) -> list[Packet]:
+        """The packets that ``data`` completes, in order. Never raises for what the peer sent: see ``error``."""
+        packets: list[Packet] = []
+        if self.error is not None:
+            return packets
+        held = self._held
+        if held:
+            held += data
+            if len(held) < self._need:
+                return packets
+            data = bytes(held)
+            held.clear()
+        self._need = 0
+        try:
+            pos = self._parse(data, packets)
+        except ProtocolError as error:
+            self.error = error
+            return packets
+        if pos < len(data):
+            held += data[pos:] if pos else data
+        return packets
+
+    def _parse(self, data: bytes, packets: list[Packet]) -> int:
+        """Append what is complete; the position of what is not."""
+        pos = 0
+        end = len(data)
+        topics = VALID_TOPICS
+        version = self.version
+        while end - pos >= 2:
+            first = data[pos]
+            length = data[pos + 1]
+            body = pos + 2
+            if length >= 0x80:
+                length, body = read_varint(data, pos + 1, end)
+                if length < 0:
+                    break
+            stop = body + length
+            if first & 0xF0 != 0x30 or stop > end or stop - pos > self._limit or not version:
+                if not self._take_other(data, pos, body, stop, packets):
+                    break
+                version = self.version
+                pos = stop
+                continue
+            # PUBLISH, written out here since it is nine packets of ten.
+            qos = first >> 1 & 3
+            if first > 0x35:
+                _check_publish_flags(first)
+            if length < 2:
+                raise malformed("PUBLISH ends before its topic")
+            at = body + 2 + (data[body] << 8 | data[body + 1])
+            if at > stop:
+                raise malformed("PUBLISH ends within its topic")
+            raw_topic = data[body + 2 : at]
+            topic = topics.get(raw_topic)
+            if topic is None:
+                topic = check_topic(raw_topic)
+            packet_id = 0
+            if qos:
+                if at + 2 > stop:
+                    raise malformed("PUBLISH ends before its packet identifier")
+                packet_id = data[at] << 8 | data[at + 1]
+                if packet_id == 0:
+                    raise protocol_error("PUBLISH with packet identifier 0 [2.2.1-3]")
+                at += 2
+            if version == 5 and (at >= stop or data[at]):
+                packets.append(self._publish_with_properties(data, at, stop, first, topic, packet_id))
+            elif topic:
+                if version == 5:
+                    at += 1
+                packets.append(Publish(topic, data[at:stop], qos, first & 1 == 1, first & 8 == 8, packet_id))
+            else:
+                raise protocol_error("PUBLISH has neither topic nor alias")
+            pos = stop
+        return pos
+
+    def _publish_with_properties(
+        self, data: bytes, at: int, stop: int, first: int, topic: bytes, packet_id: int
+    ) -> Publish:
+        size, at = read_varint(data, at, stop)
+        after = at + size
+        if size < 0 or after > stop:
+            raise malformed("PUBLISH ends within its properties")
+        raw = data[at:after]
+        alias, expiry = scan_publish(raw, from_client=self.from_client)
+        if not topic and not alias:
+            raise protocol_error("PUBLISH has neither topic nor alias")
+        qos = first >> 1 & 3
+        return Publish(topic, data[after:stop], qos, first & 1 == 1, first & 8 == 8, packet_id, raw, alias, expiry)
+
+    def _take_other(self, data: bytes, pos: int, body: int, stop: int, packets: list[Packet]) -> bool:
+        """Whatever is not a complete PUBLISH; False if it is not complete."""
+        first = data[pos]
+        self._check_first(first)
+        if stop - pos > self._limit:
+            raise ProtocolError(Code.PACKET_TOO_LARGE, f"packet of {stop - pos} bytes, allowed are {self._limit}")
+        if stop > len(data):
+            self._need = stop - pos
+            return False
+        ack = _SHORT_ACKS.get(first) if stop - body == 2 else None
+        if ack is not None:
+            packet_id = data[body] << 8 | data[body + 1]
+            if packet_id == 0:
+                raise protocol_error("packet identifier 0 [2.2.1-3]")
+            packets.append(ack(packet_id))
+        elif first == 0x10:
+            packets.append(self._connect(Cursor(data, body, stop)))
+        else:
+            packets.append(decode_body(first >> 4, Cursor(data, body, stop), self.version, self.from_client))
+        return True
+
+    def _check_first(self, first: int) -> None:
+        """Judge type and flags, before the body is waited for."""
+        kind = first >> 4
+        flags = first & 15
+        if kind == 0 or (kind == codes.AUTH and self.version in (3, 4)):
+            raise malformed(f"packet type {kind} does not exist")
+        if kind == codes.PUBLISH:
+            _check_publish_flags(first)
+        elif kind in _FLAGS_2:
+            # 3.1 had a DUP flag here, and its clients set it when they repeat themselves.
+            if flags != 2 and not (self.version == 3 and flags == 10):
+                raise malformed(f"packet type {kind} with flags {flags:#06b}, reserved as 0b0010 [2.1.3-1]")
+        elif flags:
+            raise malformed(f"packet type {kind} with flags {flags:#06b}, reserved as 0 [2.1.3-1]")
+        if kind in (_ONLY_FROM_SERVER if self.from_client else _ONLY_FROM_CLIENT):
+            raise protocol_error(f"packet type {kind} goes the other way")
+        if self.version == 0 and kind not in _WITHOUT_VERSION:
+            raise protocol_error(f"packet type {kind} before CONNECT [3.1.0-1]")
+        if self.version and kind == codes.CONNECT:
+            raise protocol_error("a second CONNECT [3.1.0-2]")
+
+    def _connect(self, cursor: Cursor) -> Connect:
+        name, level = read_protocol(cursor)
+        version = VERSIONS.get((name, level), 0)
+        if version == 0:
+            if name in PROTOCOL_NAMES:
+                self.version = 5 if level >= 5 else 4
+            raise ProtocolError(Code.UNSUPPORTED_PROTOCOL_VERSION, f"protocol {name[:16]!r} level {level}")
+        self.version = version
+        self._limit = self.max_packet_bytes
+        return decode_connect(cursor, version)
+
+
+def _check_publish_flags(first: int) -> None:
+    if first & 0x06 == 0x06:
+        raise malformed("PUBLISH with QoS 3 [3.3.1-4]")
+    if first & 0x0E == 0x08:
+        raise protocol_error("PUBLISH with DUP and QoS 0 [3.3.1-2]")
