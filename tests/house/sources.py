@@ -22,6 +22,8 @@ class Import:
     """What is imported, dotted. ``from a import b`` is ``a.b`` if that is a module of ours, otherwise ``a``."""
     level: int = 0
     """The number of leading dots; 0 is absolute."""
+    typing_only: bool = False
+    """Under ``if TYPE_CHECKING``: read by the type checker, never carried out."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,23 @@ class Source:
 
     def imports(self, modules: frozenset[str] = frozenset()) -> Iterator[Import]:
         """Every import statement, those inside functions and under TYPE_CHECKING too."""
+        guarded = {
+            inner
+            for node in self.nodes
+            if isinstance(node, ast.If) and dotted(node.test).endswith("TYPE_CHECKING")
+            for statement in node.body
+            for inner in ast.walk(statement)
+        }
         for node in self.nodes:
+            unreal = node in guarded
             if isinstance(node, ast.Import):
-                yield from (Import(node.lineno, alias.name) for alias in node.names)
+                yield from (Import(node.lineno, alias.name, 0, unreal) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 base = node.module or ""
                 for alias in node.names:
                     full = f"{base}.{alias.name}"
-                    yield Import(node.lineno, full if full in modules or base == "dragoman" else base, node.level)
+                    name = full if full in modules or base == "dragoman" else base
+                    yield Import(node.lineno, name, node.level, unreal)
 
     def calls(self) -> Iterator[tuple[int, str]]:
         """Every call as (line, dotted name as written); a call on a call's result is written ``f().g``."""

@@ -138,7 +138,7 @@ RULES = [
             {
                 "broker/a.py": "from dragoman.broker.b import B",
                 "broker/b.py": "def f():\n    import dragoman.broker.c",
-                "broker/c.py": "if TYPE_CHECKING:\n    from dragoman.broker.a import A",
+                "broker/c.py": "from dragoman.broker.a import A",
             },
         ],
         [
@@ -146,7 +146,11 @@ RULES = [
                 "broker/a.py": "import dragoman.broker.b",
                 "broker/b.py": "",
                 "broker/c.py": "import dragoman.broker.a\nimport dragoman.broker.b",
-            }
+            },
+            {
+                "broker/a.py": "import dragoman.broker.b",
+                "broker/b.py": "if TYPE_CHECKING:\n    from dragoman.broker.a import A",
+            },
         ],
     ),
     Rule(
