@@ -1,0 +1,218 @@
+"""May they? The one place that decides it, for every protocol.
+
+Rules are asked in the order of the configuration; the first that speaks of the principal, the action
+and the name decides, and ``default`` decides where none speaks. What no rule can change:
+
+- ``$mesh/…`` and ``$SYS/…`` are written by nobody. They may be read unless a rule denies it,
+  even where ``default`` is ``deny``: clients rely on presence.
+- Administration is for principals with ``admin``; no rule gives it.
+- The embedding program is trusted like the process it is.
+
+Subscribing to a wildcard is allowed when *some* of its channels may be read; then ``READ`` is asked for each
+channel when the route is built, so a wildcard never shows what its reader may not read.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, TypeAlias, final
+
+from dragoman.broker.principal import EMBEDDED, Principal
+from dragoman.broker.rules import Rule, covers, matches, names, overlaps
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from dragoman.broker.gate_settings import GateSettings, RuleSettings
+
+
+class Action(IntEnum):
+    """What somebody wants to do."""
+
+    PUBLISH = 0
+    SUBSCRIBE = 1
+    READ = 2
+    JOIN = 3
+    CALL = 4
+    SERVE = 5
+    REGISTER = 6
+    CREATE = 7
+    ADMIN = 8
+
+
+class Verdict(IntEnum):
+    """An answer that is no refusal. INSPECT: ask again for each message. PENDING: somebody must approve first."""
+
+    ALLOW = 0
+    INSPECT = 1
+    PENDING = 2
+
+
+Answer: TypeAlias = Verdict | Refusal
+
+_ALL: Final = sum(1 << action for action in Action if action is not Action.ADMIN)
+_READING: Final = 1 << Action.SUBSCRIBE | 1 << Action.READ | 1 << Action.JOIN
+_DENIES: Final[dict[str, int]] = {
+    "publish": 1 << Action.PUBLISH,
+    "read": _READING,
+    "join": 1 << Action.JOIN,
+    "call": 1 << Action.CALL,
+    "serve": 1 << Action.SERVE,
+    "register": 1 << Action.REGISTER,
+    "create": 1 << Action.CREATE,
+    "*": _ALL,
+}
+# Who may publish or read must be able to make the channel by doing so; who may not is stopped before that is asked.
+_ALLOWS: Final[dict[str, int]] = _DENIES | {
+    "publish": 1 << Action.PUBLISH | 1 << Action.CREATE,
+    "read": _READING | 1 << Action.CREATE,
+}
+_OURS: Final = ("$mesh", "$SYS")
+_WORDS: Final = ("publish to", "subscribe to", "read", "join", "call", "serve", "register as", "create", "administer")
+
+assert len(_WORDS) == len(Action)
+
+
+@final
+class Limiter:
+    """A token bucket of plain integers, one a principal, shared by all its connections."""
+
+    __slots__ = ("_burst", "_last_ms", "_rate", "_tokens")
+
+    def __init__(self, messages_per_s: int, burst: int) -> None:
+        self._rate = messages_per_s
+        self._burst = burst * 1000
+        self._tokens = self._burst
+        self._last_ms = -1
+
+    def take(self, now_ms: int, n: int = 1) -> int:
+        """Takes ``n`` messages and answers 0, or takes nothing and answers the milliseconds to wait.
+
+        ``now_ms`` is the monotonic clock's. More than the burst at once passes when the bucket is full, on credit;
+        otherwise it never would.
+        """
+        rate = self._rate
+        if rate == 0:
+            return 0
+        if now_ms > self._last_ms:
+            if self._last_ms >= 0:
+                self._tokens = min(self._burst, self._tokens + (now_ms - self._last_ms) * rate)
+            self._last_ms = now_ms
+        needed = min(n * 1000, self._burst)
+        if self._tokens >= needed:
+            self._tokens -= n * 1000
+            return 0
+        return -((self._tokens - needed) // rate)
+
+    def change(self, messages_per_s: int, burst: int) -> None:
+        """New limits after a reload, for connections that already hold this limiter."""
+        self._rate = messages_per_s
+        self._burst = burst * 1000
+        self._tokens = min(self._tokens, self._burst)
+
+
+@final
+class Gate:
+    """Judges by rules. ``generation`` grows whenever answers may have changed: keep it beside a remembered answer."""
+
+    __slots__ = ("_limiters", "_rules", "_settings", "_verdicts", "generation")
+
+    def __init__(self, settings: GateSettings) -> None:
+        self.generation = 0
+        self._verdicts: dict[tuple[str, int, str, str], Answer] = {}
+        # One a principal; principals come from the configuration, which bounds this.
+        self._limiters: dict[str, tuple[Principal, Limiter]] = {}
+        self._install(settings)
+
+    def replace(self, settings: GateSettings) -> None:
+        """Takes new rules and rates. Connections keep their limiters, at the new rates."""
+        self._install(settings)
+        self.generation += 1
+        self._verdicts.clear()
+
+    def _install(self, settings: GateSettings) -> None:
+        self._settings = settings
+        self._rules = [_rule(number, rule) for number, rule in enumerate(settings.rules, start=1)]
+        for principal, limiter in self._limiters.values():
+            limiter.change(*self._rate(principal))
+
+    def check(self, principal: Principal, action: Action, resource: str, agent: str = "") -> Answer:
+        """Whether ``principal``, speaking as ``agent``, may do ``action`` to ``resource``.
+
+        ``resource`` is a channel name; a filter for SUBSCRIBE; ``agent/skill`` for CALL (``/skill`` when no agent is
+        named: then ask again with the one chosen); a skill for SERVE; an agent id for REGISTER; "" for ADMIN. Agent
+        ids and skills within it are one percent-encoded level.
+        """
+        if action == Action.ADMIN:
+            return Verdict.ALLOW if principal.admin else self._no(principal, action, resource, "it is no administrator")
+        writing = action == Action.PUBLISH or action == Action.CREATE
+        if writing and resource.startswith("$") and resource.split("/", 1)[0] in _OURS:
+            return self._no(principal, action, resource, "the mesh alone writes there")
+        if not self._rules and self._settings.default == "allow":
+            return Verdict.ALLOW
+        if principal is EMBEDDED:
+            return Verdict.ALLOW
+        remembered = (principal.name, action, resource, agent)
+        answer = self._verdicts.get(remembered)
+        if answer is None:
+            answer = self._judge(principal, action, resource, agent)
+            if len(self._verdicts) >= self._settings.verdicts_max:
+                self._verdicts.clear()
+            self._verdicts[remembered] = answer
+        return answer
+
+    def limiter(self, principal: Principal) -> Limiter | None:
+        """The principal's rate limit, or None if it has none. Ask again when ``generation`` has grown."""
+        known = self._limiters.get(principal.name)
+        if known is not None:
+            return known[1]
+        messages_per_s, burst = self._rate(principal)
+        if messages_per_s == 0:
+            return None
+        limiter = Limiter(messages_per_s, burst)
+        self._limiters[principal.name] = (principal, limiter)
+        return limiter
+
+    def _rate(self, principal: Principal) -> tuple[int, int]:
+        for rate in self._settings.rates:
+            if names(rate.who, principal):
+                return rate.messages_per_s, rate.burst
+        return self._settings.messages_per_s, self._settings.burst
+
+    def _judge(self, principal: Principal, action: Action, resource: str, agent: str) -> Answer:
+        levels = resource.split("/")
+        bit = 1 << action
+        some = False
+        for rule in self._rules:
+            if not rule.concerns(principal, bit):
+                continue
+            for pattern in rule.patterns:
+                wanted = pattern.for_whom(principal, agent)
+                if wanted is None:
+                    continue
+                if action != Action.SUBSCRIBE:
+                    decided = matches(wanted, levels)
+                else:
+                    decided = covers(wanted, levels)
+                    # A rule for a part of what a wildcard asks decides nothing yet: a deny for a part leaves the rest,
+                    # an allow for a part is enough to let the reader in. READ judges each channel.
+                    some = some or (rule.allow and overlaps(wanted, levels))
+                if decided:
+                    if rule.allow or some:
+                        return Verdict.ALLOW
+                    return self._no(principal, action, resource, f"{rule.text} denies it")
+        if some or self._settings.default == "allow" or (bit & _READING and levels[0] in _OURS):
+            return Verdict.ALLOW
+        return self._no(principal, action, resource, "no rule allows it and the default is deny")
+
+    def _no(self, principal: Principal, action: Action, resource: str, why: str) -> Refusal:
+        what = f" {resource!r}" if resource else ""
+        return Refusal(Reason.NOT_AUTHORIZED, f"{principal.name!r} may not {_WORDS[action]}{what}: {why}")
+
+
+def _rule(number: int, settings: RuleSettings) -> Rule:
+    allow = settings.effect == "allow"
+    words = _ALLOWS if allow else _DENIES
+    actions = 0
+    for word in settings.actions:
+        actions |= words[word]
+    return Rule(allow=allow, who=settings.who, actions=actions, filters=settings.filters, text=f"gate rule {number}")
