@@ -91,7 +91,7 @@ class FilterTrie(Generic[T]):
         return True
 
     def match(self, name: str) -> tuple[T, ...]:
-        """The values of all filters that match a checked name: the exact filter's first, each filter's as they were added."""
+        """The values of all filters that match a checked name: the exact filter's first, each filter's as added."""
         found = self._cache.get(name)
         if found is None:
             found = self._matched(name)
@@ -260,7 +260,7 @@ def _holds(branch: _Branch, text: str) -> bool:
 
 
 def _below(branch: _Branch) -> Iterator[str]:
-    """Every text in a branch, the one that ends there first. Branches are copied on entry, so they may change meanwhile."""
+    """Every text in a branch, the one that ends there first. Branches are copied on entry: they may change."""
     end = branch.get(_END)
     if isinstance(end, str):
         yield end

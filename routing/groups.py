@@ -43,7 +43,7 @@ class Member(Protocol):
 
     @property
     def turn(self) -> int:
-        """The group's rising count of deliveries when it last got one, 0 = never; the group sets it after each choice."""
+        """The group's rising count of deliveries when it last got one, 0 = never; the group sets it."""
 
 
 M = TypeVar("M", bound=Member)
