@@ -1,0 +1,122 @@
+"""Who is measured: how each broker is started for a run, with which settings, and how it is called.
+
+Every broker gets a process, a folder and a free port of its own, and is gone after its workload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dragoman
+from bench.wire import MQTT, NATS, Address, Wire
+from dragoman.routing import message
+from tests.clients.mesh import ANY_PORT, MeshProcess
+from tests.clients.processes import Child, run_client
+from tests.clients.tools import find
+
+MOSQUITTO_SETTINGS = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+persistence false
+max_queued_messages 1000000
+set_tcp_nodelay true
+log_type error
+"""
+"""Otherwise mosquitto's defaults. Its queue of 1,000 messages drops QoS 0 at these rates, and Nagle's
+algorithm costs it 40 ms wherever it waits for a client."""
+
+NATS_SETTINGS = """\
+host: 127.0.0.1
+port: {port}
+"""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """``start(folder, durable)`` yields the address while the broker runs. ``settings`` is for the reader."""
+
+    name: str
+    wire: Wire
+    settings: str
+    start: Callable[[Path, bool], AbstractContextManager[Address]]
+    version: Callable[[], str]
+
+
+def compiled() -> bool:
+    """Whether the hot modules are the compiled ones."""
+    return not message.__file__.endswith(".py")
+
+
+@contextlib.contextmanager
+def _dragoman(folder: Path, durable: bool) -> Iterator[Address]:
+    with MeshProcess(folder, listeners={"mqtt": ANY_PORT}, memory=not durable) as mesh:
+        yield mesh.address("mqtt")
+
+
+@contextlib.contextmanager
+def _mosquitto(folder: Path, durable: bool) -> Iterator[Address]:
+    assert not durable, "it acknowledges before anything is on disk"
+    with _configured(folder, "mosquitto", MOSQUITTO_SETTINGS) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _nats(folder: Path, durable: bool) -> Iterator[Address]:
+    assert not durable, "its core stores nothing"
+    with _configured(folder, "nats-server", NATS_SETTINGS) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _configured(folder: Path, tool: str, settings: str) -> Iterator[Address]:
+    program = find(tool)
+    folder.mkdir(parents=True)
+    config = folder / f"{tool}.conf"
+    # Neither can be told to take any free port and say which; between looking and starting, this one could be taken.
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = ("127.0.0.1", int(probe.getsockname()[1]))
+    config.write_text(settings.format(port=address[1]), "utf-8")
+    with Child([program, "-c", config]) as child:
+        child.until(lambda: _answers(address), f"listener on {address[1]}")
+        yield address
+
+
+def _answers(address: Address) -> bool | None:
+    try:
+        socket.create_connection(address, 1).close()
+    except OSError:
+        return None
+    return True
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer(
+            "dragoman",
+            MQTT,
+            "defaults, MQTT listener only; memory: --data :memory:, disk: --data in a temporary folder",
+            _dragoman,
+            lambda: f"{dragoman.__version__} {'compiled' if compiled() else 'plain Python'}",
+        ),
+        Peer(
+            "mosquitto",
+            MQTT,
+            " · ".join(MOSQUITTO_SETTINGS.splitlines()[1:]),
+            _mosquitto,
+            lambda: run_client([find("mosquitto"), "-h"], code=None).stdout.split("\n")[0].split()[-1],
+        ),
+        Peer(
+            "nats-server",
+            NATS,
+            "defaults, core only, its own protocol",
+            _nats,
+            lambda: run_client([find("nats-server"), "--version"]).stdout.split()[-1].lstrip("v"),
+        ),
+    )
+}
