@@ -21,7 +21,7 @@ some_filters = (
 )
 pairs = st.tuples(some_filters, st.integers(0, 11))
 steps = st.lists(st.tuples(st.sampled_from(["add", "add", "remove", "match"]), pairs, some_names), max_size=40)
-quick = settings(max_examples=200, derandomize=True, deadline=None)
+quick = settings(max_examples=100, derandomize=True, deadline=None)
 
 
 @quick
