@@ -38,7 +38,7 @@ def _actions_problem(value: object) -> str | None:
 class RuleSettings:
     """One rule. Rules are asked in the order of the file; the first that speaks of who, action and name decides."""
 
-    effect: str = required(str, choices=("allow", "deny"), why="what this rule answers")
+    effect: str = required(example="deny", choices=("allow", "deny"), why="what this rule answers")
     who: tuple[str, ...] = key(
         ("*",),
         why="principals by name, '@group', 'anonymous' or '*' for everyone; like mosquitto and EMQX, identity first",
@@ -60,7 +60,9 @@ class RuleSettings:
 class RateSettings:
     """A rate for some principals, instead of the common one. The first that names the principal decides."""
 
-    who: tuple[str, ...] = required(tuple, check=_who_problem, why="principals by name, '@group' or '*'")
+    who: tuple[str, ...] = required(
+        example=("ann", "@ops"), check=_who_problem, why="principals by name, '@group' or '*'"
+    )
     messages_per_s: int = key(0, unit="messages per second", low=0, why="0 = no limit")
     burst: int = key(1_000, unit="messages", low=1, why="how much may come at once after a pause")
 

@@ -9,7 +9,8 @@ Every package's ``settings.py`` uses the one form
 so that the configuration reader, its error sentences and ``configs/full.toml`` come from the
 definition itself and cannot drift from it. Types that can be configured: ``bool``, ``int``,
 ``float``, ``str``, each ``| None``, ``tuple[str, ...]``, ``tuple[int, ...]``, another such dataclass (a table)
-and a tuple of them (an array of tables).
+and a tuple of them (an array of tables). What relations there are between several keys is checked in
+``__post_init__``, which raises ValueError with a sentence.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class About:
     ``choices``  every text allowed; () = any
     ``check``    answers a sentence about what is wrong with a value, or None; it sees values of the right type only
     ``secret``   never shown by the administration or in an error
+    ``example``  for a field that has no default
     """
 
     unit: str = ""
@@ -45,6 +47,7 @@ class About:
     choices: tuple[str, ...] = ()
     check: Callable[[object], str | None] | None = None
     secret: bool = False
+    example: object = None
 
 
 def key(
@@ -65,8 +68,8 @@ def key(
 
 
 def required(
-    kind: type[T],
     *,
+    example: T,
     why: str,
     unit: str = "",
     choices: tuple[str, ...] = (),
@@ -74,7 +77,6 @@ def required(
     secret: bool = False,
 ) -> T:
     """A field that must be given: only within arrays of tables, since zero configuration has to work."""
-    assert kind in (str, int, bool, tuple), f"not a configurable type: {kind!r}"
-    about = About(unit=unit, why=why, choices=choices, check=check, secret=secret)
+    about = About(unit=unit, why=why, choices=choices, check=check, secret=secret, example=example)
     declared: T = field(metadata={ABOUT: about})
     return declared

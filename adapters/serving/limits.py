@@ -1,0 +1,54 @@
+"""How many connections there may be, before anybody has said who they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from dragoman.adapters.serving.sockets import address_block, is_loopback
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from dragoman.adapters.serving.settings import LimitSettings
+
+RETRY_MS = 5_000
+
+
+@final
+class ConnectionLimits:
+    """Counts the connections of all listeners of a mesh. Every ``admit`` that let in is followed by one ``leave``."""
+
+    def __init__(self, settings: LimitSettings) -> None:
+        self.settings = settings
+        self.open = 0
+        # Only blocks that have a connection now, so connections_max bounds it.
+        self._by_block: dict[str, int] = {}
+
+    def admit(self, host: str) -> Refusal | None:
+        """Counts a connection from ``host`` in, or says why not. "" is a peer without an address (a Unix socket)."""
+        if self.open >= self.settings.connections_max:
+            return Refusal(Reason.QUOTA_EXCEEDED, f"there are {self.open} connections already", RETRY_MS)
+        block = _block(host)
+        count = self._by_block.get(block, 0)
+        if block and count >= self.settings.connections_per_address_max:
+            return Refusal(Reason.QUOTA_EXCEEDED, f"{block} has {count} connections already", RETRY_MS)
+        self.open += 1
+        if block:
+            self._by_block[block] = count + 1
+        return None
+
+    def leave(self, host: str) -> None:
+        """Counts a connection out that was let in."""
+        assert self.open > 0, "more left than came"
+        self.open -= 1
+        block = _block(host)
+        if not block:
+            return
+        left = self._by_block[block] - 1
+        if left:
+            self._by_block[block] = left
+        else:
+            del self._by_block[block]
+
+
+def _block(host: str) -> str:
+    return "" if not host or is_loopback(host) else address_block(host)

@@ -1,0 +1,125 @@
+"""What can be configured about listening, TLS, logging in and connection limits, for every protocol at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dragoman.adapters.serving.credentials import digest_problem, password_problem
+from dragoman.adapters.serving.sockets import address_problem
+from dragoman.broker.settings_key import key, required
+
+RESERVED_NAMES = ("anonymous", "embedded", "*")
+
+
+def _address_problem(value: object) -> str | None:
+    assert isinstance(value, str)
+    return address_problem(value)
+
+
+def _password_problem(value: object) -> str | None:
+    assert isinstance(value, str)
+    return password_problem(value) if value else None
+
+
+def _tokens_problem(value: object) -> str | None:
+    assert isinstance(value, tuple)
+    return next((problem for text in value if (problem := digest_problem(text)) is not None), None)
+
+
+def _name_problem(value: object) -> str | None:
+    assert isinstance(value, str)
+    if not value or value in RESERVED_NAMES or value.startswith("@"):
+        return f"{value!r} cannot be a user's name: it is empty, means something else, or begins with '@' like a group"
+    return None
+
+
+def _users_problem(value: object) -> str | None:
+    assert isinstance(value, tuple)
+    names: set[str] = set()
+    digests: set[str] = set()
+    for user in value:
+        assert isinstance(user, UserSettings)
+        if user.name in names:
+            return f"two users are called {user.name!r}; give one user both the password and the tokens"
+        if not user.password and not user.tokens:
+            return f"user {user.name!r} has neither password nor tokens, so nobody could be it"
+        if not digests.isdisjoint(user.tokens) or len(set(user.tokens)) < len(user.tokens):
+            return f"a token of {user.name!r} is listed twice; each token means one user"
+        names.add(user.name)
+        digests.update(user.tokens)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenSettings:
+    """Where each protocol listens. HOST:PORT, port 0 = any free one, or "off"."""
+
+    mqtt: str = key("127.0.0.1:1883", why="only this machine until you decide otherwise", check=_address_problem)
+    mqtts: str = key("off", why="MQTT over TLS, usually port 8883; needs [tls]", check=_address_problem)
+    http: str = key("127.0.0.1:8080", why="HTTP, MCP and the administration; only this machine", check=_address_problem)
+    https: str = key("off", why="the same over TLS, usually port 8443; needs [tls]", check=_address_problem)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """The certificate shown on TLS listeners."""
+
+    certificate: str = key("", unit="path", why="PEM file, the server's certificate first, then the chain")
+    private_key: str = key("", unit="path", why="PEM file, not encrypted; readable by the mesh's user only")
+    minimum: str = key("1.2", choices=("1.2", "1.3"), why="older ones are broken; 1.2 is what many devices still speak")
+
+    def __post_init__(self) -> None:
+        """One without the other could never work."""
+        if bool(self.certificate) != bool(self.private_key):
+            raise ValueError("certificate and private_key come together: give both or neither")
+
+
+@dataclass(frozen=True, slots=True)
+class UserSettings:
+    """A principal that can log in, by password, by bearer token, or either."""
+
+    name: str = required(example="ann", why="the principal; unique", check=_name_problem)
+    password: str = key(
+        "", why="as printed by `dragoman password`; empty = no password", check=_password_problem, secret=True
+    )
+    tokens: tuple[str, ...] = key(
+        (),
+        why="digests as printed by `dragoman token`; a token also works as the user's MQTT password",
+        check=_tokens_problem,
+        secret=True,
+    )
+    groups: tuple[str, ...] = key((), why="names that gate rules may speak of, as '@name'")
+    agents: tuple[str, ...] = key((), why="agent ids reserved for this user, besides those it is first to use")
+    admin: bool = key(False, why="whether it may use /v1/admin")
+
+
+@dataclass(frozen=True, slots=True)
+class LoginSettings:
+    """Who may come in. With no users at all, whoever is on this machine is trusted, also to administer."""
+
+    anonymous: str = key(
+        "loopback",
+        choices=("loopback", "always", "never"),
+        why="who needs no credentials; a proxy on this machine makes everybody look local: then choose never",
+        peers="mosquitto 2: loopback until configured; EMQX: always",
+    )
+    hash_threads: int = key(2, unit="threads", low=1, high=64, why="a password takes about 30 ms and 16 MiB to check")
+    waiting_max: int = key(256, unit="logins", low=1, why="waiting for a check; more are told to come back")
+    remembered_max: int = key(
+        10_000, unit="passwords", low=1, why="checked ones, as keyed digests, so that reconnecting costs nothing"
+    )
+    users: tuple[UserSettings, ...] = key((), why="who can log in", check=_users_problem)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """What one machine may take of ours before anybody has said who they are."""
+
+    connections_max: int = key(100_000, unit="connections", low=1, why="all protocols; a connection takes about 11 KB")
+    connections_per_address_max: int = key(
+        10_000, unit="connections", low=1, why="per IPv4 address or IPv6 /64; not applied to this machine itself"
+    )
+    connect_deadline_s: float = key(
+        10.0, unit="s", low=1, why="from the connection to a complete login", peers="EMQX 15 s, mosquitto 30 s"
+    )
+    backlog: int = key(1_024, unit="connections", low=1, why="not yet accepted; the system may cap it")
