@@ -45,7 +45,7 @@ class _Counting(asyncio.Protocol):
         self.closed = True
 
 
-class _Checking(_Counting):
+class Checking(_Counting):
     """Also reads every frame: which message it is, and whether its topic's messages come in order."""
 
     def __init__(self, counters: Counters, receiver: int, spoken: Wire) -> None:
@@ -78,7 +78,7 @@ async def receive(
     """Subscribes to all topics and takes what comes until everything sent is here or nothing more comes."""
     connection = spoken.join(address, f"bench-receiver-{receiver}")
     spoken.listen(connection, TOPICS)
-    counting = _Checking(counters, receiver, spoken) if check else _Counting(counters, receiver, spoken.frame_bytes)
+    counting = Checking(counters, receiver, spoken) if check else _Counting(counters, receiver, spoken.frame_bytes)
     transport = await _adopt(connection, counting)
     ready()
     await _settled(counters, lambda: counting.closed)
@@ -91,7 +91,7 @@ async def receive(
         "first": [counting.first],
         "last": [counting.last],
     }
-    if isinstance(counting, _Checking):
+    if isinstance(counting, Checking):
         figures |= {
             "got": [len(counting.seen)],
             "duplicates": [counting.duplicates],

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
+from bench.crew import Counters
+from bench.load import Checking
 from bench.peers import PEERS, Peer
-from bench.wire import MQTT, Address
+from bench.wire import MQTT, NATS, PAYLOAD_BYTES, TOPICS, Address, Wire, payload
 from bench.workloads import WORKLOADS
 from tests.clients import tools
 from tests.clients.processes import ChildFailed, run_client
@@ -49,6 +51,33 @@ def test_an_absent_peer_names_its_command_and_is_no_failure(
     assert main(["--tiny", "--json", "--folder", str(tmp_path), "--peers", "mosquitto", "connect"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["absent"] == "mosquitto is not installed: make mosquitto"
+
+
+@pytest.mark.parametrize("spoken", [MQTT, NATS], ids=["mqtt", "nats"])
+@pytest.mark.parametrize("cut", [1, 7, 4_096])
+def test_the_receiver_that_checks_sees_each_fault(spoken: Wire, cut: int) -> None:
+    """Message 21 is lost, 32 comes twice, 40 and 50 of one topic are swapped; where the stream is cut is no matter."""
+    arrived = [n for n in range(100) if n != 21]
+    arrived.insert(40, 32)
+    forty, fifty = arrived.index(40), arrived.index(50)
+    arrived[forty], arrived[fifty] = 50, 40
+    stream = b"".join(_delivered(spoken, n) for n in arrived)
+    counters = Counters(1)
+    receiver = Checking(counters, 0, spoken)
+    for at in range(0, len(stream), cut):
+        receiver.data_received(stream[at : at + cut])
+    assert set(range(100)) - receiver.seen == {21}
+    assert receiver.duplicates == 1
+    assert receiver.disorders == 2, "the second 32, and 40 after 50"
+    assert counters.slowest() == len(arrived)
+
+
+def _delivered(spoken: Wire, sequence: int) -> bytes:
+    topic = TOPICS[sequence % len(TOPICS)]
+    if spoken is MQTT:
+        return MQTT.publish(topic, payload(sequence))
+    subject = topic.replace("/", ".")
+    return f"MSG {subject} {sequence % 10} {PAYLOAD_BYTES}\r\n".encode() + payload(sequence) + b"\r\n"
 
 
 @contextlib.contextmanager
