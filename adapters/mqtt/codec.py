@@ -96,19 +96,25 @@ class Decoder:
         end = len(data)
         topics = VALID_TOPICS
         version = self.version
+        limit = self._limit
         while end - pos >= 2:
             first = data[pos]
             length = data[pos + 1]
             body = pos + 2
             if length >= 0x80:
-                length, body = read_varint(data, pos + 1, end)
-                if length < 0:
-                    break
+                if body < end and 0 < data[body] < 0x80:
+                    length = length & 0x7F | data[body] << 7
+                    body += 1
+                else:
+                    length, body = read_varint(data, pos + 1, end)
+                    if length < 0:
+                        break
             stop = body + length
-            if first & 0xF0 != 0x30 or stop > end or stop - pos > self._limit or not version:
+            if first & 0xF0 != 0x30 or stop > end or stop - pos > limit or not version:
                 if not self._take_other(data, pos, body, stop, packets):
                     break
                 version = self.version
+                limit = self._limit
                 pos = stop
                 continue
             # PUBLISH, written out here since it is nine packets of ten.

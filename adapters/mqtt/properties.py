@@ -10,7 +10,14 @@ from typing import Final, final
 
 from dragoman.adapters.mqtt import codes
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, malformed, protocol_error
-from dragoman.adapters.mqtt.primitives import Cursor, decode_text, encode_binary, encode_text, encode_varint
+from dragoman.adapters.mqtt.primitives import (
+    Cursor,
+    decode_text,
+    encode_binary,
+    encode_text,
+    encode_varint,
+    read_varint,
+)
 from dragoman.adapters.mqtt.property_table import (
     ALIAS,
     BINARY,
@@ -18,6 +25,7 @@ from dragoman.adapters.mqtt.property_table import (
     CONTENT_TYPE,
     CORRELATION,
     EXPIRY,
+    FIXED_SIZES,
     FOUR,
     PAIR,
     RESPONSE_TOPIC,
@@ -140,7 +148,7 @@ def _encode_field(row: Row, value: object) -> bytes:
         return b""
     if isinstance(value, int):
         assert row.smallest <= value <= row.largest, (row.name, value)
-        return ident + value.to_bytes((1, 2, 4)[row.kind], "big")
+        return ident + value.to_bytes(FIXED_SIZES[row.kind], "big")
     if isinstance(value, str):
         return ident + encode_text(value)
     if isinstance(value, bytes):
@@ -230,11 +238,12 @@ def scan_publish(raw: bytes, *, from_client: bool) -> tuple[int, int]:
     alias = 0
     expiry = -1
     seen = 0
+    ascii_only = raw.isascii()
     while pos < end:
         ident = raw[pos]
         pos += 1
         if ident == USER:
-            pos = _skip_text(raw, _skip_text(raw, pos, end), end)
+            pos = _skip_text(raw, _skip_text(raw, pos, end, ascii_only), end, ascii_only)
             continue
         if seen >> ident & 1 and (ident != SUBSCRIPTION_ID or from_client):
             raise protocol_error(f"property {ident:#04x} appears twice")
@@ -242,17 +251,15 @@ def scan_publish(raw: bytes, *, from_client: bool) -> tuple[int, int]:
         if ident == CORRELATION:
             pos = _skip_binary(raw, pos, end)
         elif ident == CONTENT_TYPE:
-            pos = _skip_text(raw, pos, end)
+            pos = _skip_text(raw, pos, end, ascii_only)
         elif ident == RESPONSE_TOPIC:
             start = pos + 2
-            pos = _skip_text(raw, pos, end)
+            pos = _skip_text(raw, pos, end, ascii_only)
             topic = raw[start:pos]
             if not topic or b"+" in topic or b"#" in topic:
                 _check_response_topic(topic.decode())
         else:
-            cursor = Cursor(raw, pos, end)
-            value = _scan_number(ident, cursor, from_client=from_client)
-            pos = cursor.pos
+            value, pos = _scan_number(raw, pos, end, ident, from_client=from_client)
             if ident == ALIAS:
                 alias = value
             elif ident == EXPIRY:
@@ -260,17 +267,20 @@ def scan_publish(raw: bytes, *, from_client: bool) -> tuple[int, int]:
     return alias, expiry
 
 
-def _scan_number(ident: int, cursor: Cursor, *, from_client: bool) -> int:
+def _scan_number(raw: bytes, pos: int, end: int, ident: int, *, from_client: bool) -> tuple[int, int]:
     row = BY_IDENT.get(ident)
     if row is None or codes.PUBLISH not in row.packets:
         raise malformed(f"property {ident:#04x} is not one of PUBLISH")
     if row.kind == VARINT:
         if from_client:
             raise protocol_error("a client's PUBLISH has a subscription identifier [3.3.4-6]")
-        return _in_range(row, cursor.varint())
-    if row.kind == FOUR:
-        return _in_range(row, cursor.four())
-    return _in_range(row, cursor.two() if row.kind == TWO else cursor.byte())
+        value, after = read_varint(raw, pos, end)
+    else:
+        after = pos + FIXED_SIZES[row.kind]
+        value = int.from_bytes(raw[pos:after], "big")
+    if after > end or value < 0:
+        raise malformed("a property does not fit into the property length")
+    return _in_range(row, value), after
 
 
 def _skip_binary(raw: bytes, pos: int, end: int) -> int:
@@ -282,15 +292,17 @@ def _skip_binary(raw: bytes, pos: int, end: int) -> int:
     return after
 
 
-def _skip_text(raw: bytes, pos: int, end: int) -> int:
-    after = _skip_binary(raw, pos, end)
-    text = raw[pos + 2 : after]
-    if not text.isascii() or 0 in text:
-        decode_text(text)
+def _skip_text(raw: bytes, pos: int, end: int, ascii_only: bool) -> int:
+    after = pos + 2
+    if after <= end:
+        after += raw[pos] << 8 | raw[pos + 1]
+    if after > end:
+        raise malformed("a property does not fit into the property length")
+    if not ascii_only or raw.find(0, pos + 2, after) >= 0:
+        decode_text(raw[pos + 2 : after])
     return after
 
 
-_FIXED_SIZES: Final = (1, 2, 4)
 _NOT_FORWARDED: Final = frozenset((EXPIRY, SUBSCRIPTION_ID, WILL_DELAY, ALIAS))
 
 
@@ -322,7 +334,7 @@ def _without_hop_fields(raw: bytes) -> bytes:
         kind = BY_IDENT[ident].kind
         pos += 1
         if kind <= FOUR:
-            pos += _FIXED_SIZES[kind]
+            pos += FIXED_SIZES[kind]
         elif kind == VARINT:
             while raw[pos] >= 0x80:
                 pos += 1

@@ -22,6 +22,8 @@ VARINT: Final = 3
 TEXT: Final = 4
 BINARY: Final = 5
 PAIR: Final = 6
+FIXED_SIZES: Final = (1, 2, 4)
+"""Bytes of the first three types."""
 
 
 @final
