@@ -1,0 +1,269 @@
+"""A durable reader's place in commit order: a persistent MQTT session, a work group, a mailbox.
+
+One cursor for all filters of the reader: a low mark, below which everything it wanted is done, and a
+bounded set of positions done above it. Caught up, it is offered messages as they become visible;
+behind, it scans the log from its place. So an absent reader costs a row and its position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, final
+
+from dragoman.broker.log.contract import Position, Table
+from dragoman.broker.rows import Row, decode_row, encode_row
+from dragoman.routing.names import is_exact, matches
+
+if TYPE_CHECKING:
+    from dragoman.broker.channels import Channels
+    from dragoman.broker.core import Core, TimerHandle
+    from dragoman.routing.message import Message
+
+SCAN_BYTES: Final = 256 * 1024
+SCANS_PER_TURN: Final = 16
+
+
+class CursorRow(Row):
+    """A reader's place: all below ``low`` is done, and so is ``done`` above it. ``filters``: from which position on."""
+
+    low: int = 1
+    done: tuple[int, ...] = ()
+    filters: dict[str, int] = {}
+
+
+@final
+class Backlog:
+    """One durable reader.
+
+    ``offer`` is asked to take a message (False: no credit; it is offered again after ``resume``). A taken
+    message is open until ``finish`` is called with its position. ``credit`` of the reader is its own
+    business; what is open is bounded by ``broker.cursor_done_max``.
+    """
+
+    __slots__ = (
+        "_backlogs",
+        "_done",
+        "_filters",
+        "_generation",
+        "_numbers",
+        "_open",
+        "_reading",
+        "_wanted",
+        "behind",
+        "key",
+        "next",
+        "offer",
+    )
+
+    def __init__(self, backlogs: Backlogs, key: bytes, offer: Callable[[Message], bool], row: CursorRow) -> None:
+        self._backlogs = backlogs
+        self.key = key
+        self.offer = offer
+        self._filters: dict[str, int] = dict(row.filters)
+        self._done: set[int] = set(row.done)
+        self._open: dict[int, None] = {}
+        self.next = row.low
+        self.behind = True
+        self._reading = False
+        self._generation = -1
+        self._wanted: dict[int, bool] = {}
+        self._numbers: list[int] | None = None
+
+    # -- what it reads -------------------------------------------------------------------------------
+
+    @property
+    def filters(self) -> Sequence[str]:
+        """The filters it reads, in the order they were added."""
+        return list(self._filters)
+
+    def watch(self, filter_: str) -> None:
+        """Reads this filter too, from now on. Again: nothing changes."""
+        if filter_ in self._filters:
+            return
+        core = self._backlogs.core
+        self._filters[filter_] = core.log.end()
+        core.readers.add(filter_, self)
+        core.changed()
+        self._backlogs.dirty(self)
+
+    def unwatch(self, filter_: str) -> None:
+        """No longer reads this filter; what is open stays open."""
+        if self._filters.pop(filter_, None) is None:
+            return
+        core = self._backlogs.core
+        core.readers.remove(filter_, self)
+        core.changed()
+        self._backlogs.dirty(self)
+
+    def wants(self, number: int) -> bool:
+        """Whether messages of this channel are for this reader."""
+        self._look_again()
+        wanted = self._wanted.get(number)
+        if wanted is None:
+            channel = self._backlogs.channels.by_number.get(number)
+            wanted = channel is not None and any(matches(f, channel.name) for f in self._filters)
+            self._wanted[number] = wanted
+        return wanted
+
+    def _look_again(self) -> None:
+        core = self._backlogs.core
+        if self._generation == core.generation:
+            return
+        self._generation = core.generation
+        self._wanted.clear()
+        self._numbers = None
+        if all(is_exact(f) for f in self._filters):
+            by_name = self._backlogs.channels.by_name
+            self._numbers = [by_name[f].number for f in self._filters if f in by_name]
+
+    def _since(self, name: str) -> int:
+        return min((start for f, start in self._filters.items() if matches(f, name)), default=0)
+
+    # -- where it is ---------------------------------------------------------------------------------
+
+    @property
+    def low(self) -> int:
+        """Everything below this position is done with."""
+        return next(iter(self._open)) if self._open else self.next
+
+    @property
+    def open_count(self) -> int:
+        """Messages taken and not finished."""
+        return len(self._open)
+
+    def arrived(self, message: Message) -> None:
+        """A logged message this reader wants has become visible."""
+        if message.position < self.next or self.behind:
+            return
+        if not self._take(message):
+            self.behind = True
+
+    def finish(self, position: int) -> None:
+        """The message at this position is done with: acknowledged, given up or expired."""
+        if position not in self._open:
+            return
+        first = next(iter(self._open)) == position
+        del self._open[position]
+        if first:
+            low = self.low
+            if self._done:
+                self._done = {p for p in self._done if p > low}
+        else:
+            self._done.add(position)
+        self._backlogs.dirty(self)
+
+    def reopen(self) -> None:
+        """The reader is gone: what was open is offered anew when it comes back, what is done stays done."""
+        self.next = self.low
+        self._open.clear()
+        self.behind = True
+
+    def resume(self) -> None:
+        """The reader has credit: goes on from its place until it has none or is caught up."""
+        if self.behind and not self._reading:
+            self._reading = True
+            self._scan()
+
+    def _scan(self) -> None:
+        self._look_again()
+        log = self._backlogs.core.log
+        log.scan(Position(self.next), SCAN_BYTES, self.wants, self._arrived, self._numbers)
+
+    def _arrived(self, messages: Sequence[Message], following: int) -> None:
+        for message in messages:
+            if not self._take(message):
+                self._reading = False
+                return
+        self.next = max(self.next, following)
+        if not messages and self.next >= self._backlogs.core.log.end():
+            self._reading = False
+            self.behind = False
+            self._backlogs.dirty(self)
+            return
+        self._backlogs.core.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._reading:
+            self._scan()
+
+    def _take(self, message: Message) -> bool:
+        position = message.position
+        if position < self.next:
+            return True
+        if position not in self._done and not self._skips(message):
+            if len(self._open) >= self._backlogs.core.settings.cursor_done_max:
+                return False
+            self._open[position] = None
+            if not self.offer(message):
+                del self._open[position]
+                return False
+        self.next = position + 1
+        return True
+
+    def _skips(self, message: Message) -> bool:
+        if message.expired(self._backlogs.core.now_ms):
+            self._backlogs.core.metrics.drop("expired")
+            return True
+        return message.position < self._since(message.name)
+
+    def row(self) -> CursorRow:
+        """What survives a restart."""
+        low = self.low
+        return CursorRow(low=low, done=tuple(sorted(p for p in self._done if p > low)), filters=dict(self._filters))
+
+
+@final
+class Backlogs:
+    """All durable readers: keeps their rows and knows the lowest place anybody still needs."""
+
+    def __init__(self, core: Core, channels: Channels) -> None:
+        self.core = core
+        self.channels = channels
+        self._all: dict[bytes, Backlog] = {}
+        self._dirty: dict[Backlog, None] = {}
+        self._timer: TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def open(self, key: bytes, offer: Callable[[Message], bool]) -> Backlog:
+        """The reader of this key, as the log remembers it or new. Its filters keep messages from now on."""
+        assert key not in self._all, f"the reader {key!r} is open already"
+        data = self.core.log.get(Table.CURSORS, key)
+        row = decode_row(data, CursorRow) if data is not None else CursorRow(low=self.core.log.end())
+        backlog = Backlog(self, key, offer, row)
+        self._all[key] = backlog
+        for filter_ in backlog.filters:
+            self.core.readers.add(filter_, backlog)
+        self.core.changed()
+        self.dirty(backlog)
+        return backlog
+
+    def close(self, backlog: Backlog) -> None:
+        """The reader is no more: nothing is kept for it."""
+        del self._all[backlog.key]
+        self._dirty.pop(backlog, None)
+        for filter_ in backlog.filters:
+            self.core.readers.remove(filter_, backlog)
+        self.core.log.put(Table.CURSORS, backlog.key, None)
+        self.core.changed()
+
+    def low(self) -> Position:
+        """Nobody waits for anything before this position."""
+        end = self.core.log.end()
+        return Position(min((b.low for b in self._all.values()), default=end))
+
+    def dirty(self, backlog: Backlog) -> None:
+        """The reader's row is out of date: it goes out with the next flush."""
+        self._dirty[backlog] = None
+        if self._timer is None:
+            self._timer = self.core.loop.call_later(self.core.settings.cursor_flush_ms / 1000, self.flush)
+
+    def flush(self) -> None:
+        """Writes the rows that are out of date. Called by its timer and before the log closes."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for backlog in self._dirty:
+            self.core.log.put(Table.CURSORS, backlog.key, encode_row(backlog.row()))
+        self._dirty.clear()

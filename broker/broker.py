@@ -1,0 +1,398 @@
+"""The broker: publish, subscribe, read. The one API that adapters and embedders use for channels.
+
+Everything runs on the loop's thread and answers at once; what must wait for a commit answers with a
+ticket. The rooms beside it (directory, calls, groups…) are its attributes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, final
+
+from dragoman.broker.backlog import Backlogs
+from dragoman.broker.channel import Channel, Keep
+from dragoman.broker.channels import Channels
+from dragoman.broker.core import Core, Loop
+from dragoman.broker.dedupe import Dedupe
+from dragoman.broker.gate import Action, Verdict
+from dragoman.broker.log.contract import DONE, Ticket
+from dragoman.broker.pump import Page
+from dragoman.broker.route import Route
+from dragoman.broker.subscription import Place, Start, Subscription
+from dragoman.routing.message import Envelope, Header, Message
+from dragoman.routing.names import check_filter, check_name, is_exact
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dragoman.broker.clock import Clock
+    from dragoman.broker.gate import Gate
+    from dragoman.broker.log.contract import Log
+    from dragoman.broker.metrics import Metrics
+    from dragoman.broker.session import Session
+    from dragoman.broker.settings import BrokerSettings
+
+
+@final
+class Broker:
+    """Channels and delivery for every protocol. ``start`` before, ``stop`` after anything else, once each."""
+
+    def __init__(
+        self, settings: BrokerSettings, clock: Clock, log: Log, gate: Gate, loop: Loop, metrics: Metrics
+    ) -> None:
+        self.core = Core(settings, clock, log, gate, loop, metrics)
+        self.settings = settings
+        self.clock = clock
+        self.log = log
+        self.gate = gate
+        self.metrics = metrics
+        self.channels = Channels(self.core)
+        self.backlogs = Backlogs(self.core, self.channels)
+        self.dedupe = Dedupe(self.core)
+        self._sessions: dict[Session, dict[Subscription, None]] = {}
+        self._waiters: dict[Ticket, list[Callable[[Refusal | None], None]]] = {}
+        self._stopping = False
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Opens the log and restores what it holds. Raises ``LogError`` with a sentence for the operator."""
+        self.log.open(self._committed, self._refused)
+        promised = self.channels.load()
+        self.dedupe.load()
+        await self.safe(promised)
+        self.core.loop.call_later(self.settings.sweep_ms / 1000, self._sweep)
+
+    async def stop(self) -> None:
+        """Ends every session in its own protocol's words, then makes everything safe and closes the log."""
+        self._stopping = True
+        for session in list(self._sessions):
+            session.close(Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down"))
+        self.backlogs.flush()
+        await self.log.close()
+
+    async def safe(self, ticket: Ticket) -> None:
+        """Returns when the ticket is committed. Raises ``RefusedError`` if its commit failed."""
+        from dragoman.routing.refusals import RefusedError
+
+        if ticket == DONE:
+            return
+        done: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(ticket, []).append(lambda r: None if done.done() else done.set_result(r))
+        refusal = await done
+        if refusal is not None:
+            raise RefusedError(refusal)
+
+    def _committed(self, ticket: Ticket) -> None:
+        self.dedupe.committed(ticket)
+        self.core.commits.committed(ticket)
+        for t in sorted(t for t in self._waiters if t <= ticket):
+            for tell in self._waiters.pop(t):
+                tell(None)
+
+    def _refused(self, ticket: Ticket, refusal: Refusal) -> None:
+        self.metrics.commits_failed += 1
+        self.dedupe.refused(ticket)
+        self.core.commits.refused(ticket, refusal)
+        for tell in self._waiters.pop(ticket, ()):
+            tell(refusal)
+
+    def _sweep(self) -> None:
+        if self._stopping:
+            return
+        self.core.tick()
+        self.channels.sweep()
+        self.channels.release(self.backlogs.low())
+        self.dedupe.trim()
+        self.core.loop.call_later(self.settings.sweep_ms / 1000, self._sweep)
+
+    # -- sessions ------------------------------------------------------------------------------------
+
+    def attach(self, session: Session) -> Refusal | None:
+        """A session begins. Every session exactly once, before anything else it asks."""
+        assert session not in self._sessions, f"{session!r} is attached already"
+        if self._stopping:
+            return Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down")
+        if len(self._sessions) >= self.settings.sessions_max:
+            return Refusal(
+                Reason.QUOTA_EXCEEDED,
+                f"{len(self._sessions)} sessions are connected and broker.sessions_max allows no more",
+                retry_after_ms=1_000,
+            )
+        self._sessions[session] = {}
+        self.metrics.sessions += 1
+        return None
+
+    def detach(self, session: Session) -> None:
+        """A session is really gone: its subscriptions end, nobody waits for its answers. Idempotent."""
+        subscriptions = self._sessions.get(session)
+        if subscriptions is None:
+            return
+        for subscription in list(subscriptions):
+            self.unsubscribe(subscription)
+        del self._sessions[session]
+        self.core.pump.drop(session)
+        self.core.commits.forget(session)
+        self.metrics.sessions -= 1
+
+    def sessions(self) -> Iterable[Session]:
+        """Everyone attached now."""
+        return self._sessions.keys()
+
+    def subscriptions(self, session: Session) -> Iterable[Subscription]:
+        """What the session subscribes to now."""
+        return self._sessions.get(session, {}).keys()
+
+    # -- publishing ----------------------------------------------------------------------------------
+
+    def route(self, session: Session, name: str) -> Route | Refusal:
+        """The session's way into a channel: name and gate are checked once, the channel exists from now on."""
+        refusal = check_name(name) or self._may(session, Action.PUBLISH, name)
+        if refusal is not None:
+            return self._no(refusal)
+        channel = self._open(session, name)
+        if isinstance(channel, Refusal):
+            return self._no(channel)
+        verdict = self.gate.check(session.principal, Action.PUBLISH, name, session.agent)
+        return Route(self.core, channel, self.gate.limiter(session.principal), verdict is Verdict.INSPECT)
+
+    def publish(self, session: Session, message: Message, dedupe: tuple[str, str] | None = None) -> Ticket | Refusal:
+        """Says something in the channel ``message.name``. ``DONE``, a ticket, or a counted Refusal; never raises.
+
+        ``dedupe`` is (source, key): if that was published before, nothing is said again and the
+        message gets the original's number and offset.
+        """
+        self.core.tick()
+        if self._stopping:
+            return self._no(Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down"))
+        if len(message.payload or b"") > self.settings.message_bytes_max:
+            return self._no(
+                Refusal(
+                    Reason.TOO_LARGE,
+                    f"the payload has {len(message.payload or b'')} bytes, "
+                    f"broker.message_bytes_max is {self.settings.message_bytes_max}",
+                )
+            )
+        route = self.route(session, message.name)
+        if isinstance(route, Refusal):
+            return route
+        if dedupe is not None:
+            known = self.dedupe.original(*dedupe, message)
+            if known is not None:
+                self.metrics.duplicates += 1
+                if known:
+                    self.core.commits.tell(known, session)
+                return known
+        message.sender = session.agent
+        answer = route.publish(session, message)
+        if dedupe is not None and not isinstance(answer, Refusal):
+            self.dedupe.remember(*dedupe, message, answer)
+        return answer
+
+    @property
+    def saturated(self) -> bool:
+        """So much waits for the disk that no durable producer should be read."""
+        return self.log.uncommitted_bytes() > self.settings.uncommitted_bytes_max
+
+    def tell(self, name: str, payload: bytes, headers: tuple[Header, ...] = (), cause: str | None = None) -> None:
+        """The mesh's own news, said at the end of this turn to whoever listens; costs nothing if nobody does."""
+        self.core.loop.call_soon(self._tell, name, payload, headers, cause)
+
+    def _tell(self, name: str, payload: bytes, headers: tuple[Header, ...], cause: str | None) -> None:
+        if self._stopping:
+            return
+        self.core.tick()
+        channel = self.channels.find(name)
+        if channel is None:
+            if not self.core.filters.match(name):
+                return
+            opened = self.channels.open(name, "")
+            if isinstance(opened, Refusal):
+                self.metrics.drop("news-without-channel")
+                return
+            channel = opened
+        envelope = Envelope(headers=headers, cause=cause, content_type="application/json", text=True)
+        channel.append(Message(name, payload, 1, "", False, envelope))
+
+    # -- subscribing ---------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        session: Session,
+        filter_: str,
+        *,
+        wish: int = 0,
+        no_local: bool = False,
+        keep_retain: bool = False,
+        identifier: int = 0,
+        start: Start | Place = Start.NEW,
+        retained: bool = True,
+    ) -> Subscription | Refusal:
+        """An interest in a channel or in all that match a filter.
+
+        ``retained``: the retained values that match are given first, through ``deliver``, as credit
+        allows. ``start``: where an exact subscription begins; a place in an older creation of the
+        channel is a gap. What comes afterwards is pushed; see ``Session.deliver``.
+        """
+        refusal = check_filter(filter_) or self._may(session, Action.SUBSCRIBE, filter_)
+        if refusal is not None:
+            return self._no(refusal)
+        mine = self._sessions[session]
+        if len(mine) >= self.settings.subscriptions_per_session_max:
+            return self._no(
+                Refusal(
+                    Reason.QUOTA_EXCEEDED,
+                    f"the session has {len(mine)} subscriptions, broker.subscriptions_per_session_max allows no more",
+                )
+            )
+        self.core.tick()
+        exact = is_exact(filter_)
+        subscription = Subscription(
+            session,
+            filter_,
+            wish=wish,
+            no_local=no_local,
+            keep_retain=keep_retain,
+            identifier=identifier,
+            exact=exact,
+        )
+        if exact:
+            channel = self._open(session, filter_)
+            if isinstance(channel, Refusal):
+                return self._no(channel)
+            first = channel.subscribed(subscription)
+            if first:
+                self._joined(channel, session)
+            if start is not Start.NEW:
+                self._begin(channel, session, start)
+        else:
+            self.core.filters.add(filter_, subscription)
+            self.core.changed()
+        mine[subscription] = None
+        self.metrics.subscriptions += 1
+        if retained:
+            self.core.pump.replay(subscription, self._retained(session, filter_))
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Ends an interest. Its feeds end with it, unless another subscription of the session matches."""
+        session = subscription.session
+        mine = self._sessions.get(session)
+        if mine is None or subscription not in mine:
+            return
+        del mine[subscription]
+        self.metrics.subscriptions -= 1
+        if subscription.exact:
+            channel = self.channels.by_name[subscription.filter]
+            if channel.unsubscribed(subscription):
+                self._left(channel, session)
+            feed = channel.feeds.get(session) if channel.feeds else None
+            channel.refresh()
+            if feed is not None and (not channel.feeds or session not in channel.feeds):
+                self.core.pump.drop_feed(feed)
+        else:
+            self.core.filters.remove(subscription.filter, subscription)
+            self.core.changed()
+
+    def resume(self, session: Session) -> None:
+        """The session has credit again. Not to be called from within ``deliver``."""
+        self.core.tick()
+        self.core.pump.resume(session)
+
+    def _begin(self, channel: Channel, session: Session, start: Start | Place) -> None:
+        """Puts an exact subscription's feed behind, at the place it asks for, and reads from there."""
+        feed = channel.feed_of(session)
+        assert feed is not None
+        if start is Start.LAST:
+            feed.lag = channel.last.offset if channel.last is not None else channel.visible
+        elif isinstance(start, tuple) and start[0] == channel.number:
+            feed.lag = min(start[1], channel.visible)
+        else:
+            first, after = self.log.bounds(channel.number)
+            oldest = channel.ring.first_offset if len(channel.ring) else channel.visible
+            feed.lag = min(oldest, first) if after else oldest
+            if isinstance(start, tuple):
+                self.metrics.gaps += 1
+                session.lost(feed, 0)
+        self.core.pump.follow(feed)
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def read(
+        self, session: Session, name: str, offset: int | None, max_bytes: int, then: Callable[[Page | Refusal], None]
+    ) -> None:
+        """Reads one page of a channel from ``offset`` (None = the oldest); ``then`` is called once, now or later."""
+        refusal = check_name(name) or self._may(session, Action.READ, name)
+        channel = self.channels.find(name)
+        if refusal is None and channel is None:
+            refusal = Refusal(Reason.UNKNOWN_CHANNEL, f"there is no channel {name!r} now; the first publish creates it")
+        if refusal is not None:
+            then(self._no(refusal))
+            return
+        assert channel is not None
+        self.core.tick()
+        self.core.pump.read(channel, offset, max_bytes, then)
+
+    def retained_of(self, name: str) -> Message | None:
+        """The channel's retained value. The gate is the caller's business (``may_read``)."""
+        channel = self.channels.find(name)
+        if channel is None or channel.retained is None or channel.retained.expired(self.clock.now_ms()):
+            return None
+        return channel.retained
+
+    def last_of(self, name: str) -> Message | None:
+        """The newest visible message. The gate is the caller's business (``may_read``)."""
+        channel = self.channels.find(name)
+        if channel is None or channel.last is None or channel.last.expired(self.clock.now_ms()):
+            return None
+        return channel.last
+
+    def may_read(self, session: Session, name: str) -> bool:
+        """Whether the session may read this channel."""
+        return self.core.may_read(session, name)
+
+    def _retained(self, session: Session, filter_: str) -> Iterator[Message]:
+        """The retained values a subscription gets. Names are taken at once, values when there is credit for them."""
+        names = list(self.core.commits.names.find(filter_))
+        for name in names:
+            message = self.retained_of(name)
+            if message is not None and self.core.may_read(session, name):
+                yield message
+
+    # -- durable channels ----------------------------------------------------------------------------
+
+    def declare(self, session: Session, name: str, keep: Keep) -> Channel | Refusal:
+        """Asks a channel to keep what is said in it. Created if need be."""
+        refusal = check_name(name) or self._may(session, Action.CREATE, name)
+        if refusal is not None:
+            return self._no(refusal)
+        channel = self._open(session, name)
+        if isinstance(channel, Refusal):
+            return self._no(channel)
+        self.channels.declare(channel, keep)
+        return channel
+
+    # -- within --------------------------------------------------------------------------------------
+
+    def _open(self, session: Session, name: str) -> Channel | Refusal:
+        channel = self.channels.find(name)
+        if channel is not None:
+            return channel
+        refusal = None if name.startswith("$mesh/") else self._may(session, Action.CREATE, name)
+        return refusal or self.channels.open(name, session.principal.name)
+
+    def _may(self, session: Session, action: Action, resource: str) -> Refusal | None:
+        verdict = self.gate.check(session.principal, action, resource, session.agent)
+        return verdict if isinstance(verdict, Refusal) else None
+
+    def _no(self, refusal: Refusal) -> Refusal:
+        self.metrics.refuse(refusal.reason)
+        return refusal
+
+    def _joined(self, channel: Channel, session: Session) -> None:
+        pass
+
+    def _left(self, channel: Channel, session: Session) -> None:
+        pass

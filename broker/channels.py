@@ -1,0 +1,194 @@
+"""Which channels there are: created by first use, numbered, remembered where they must be, gone when idle."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, final
+
+from dragoman.broker.channel import Channel, Keep
+from dragoman.broker.log.contract import Position, Table, Ticket
+from dragoman.broker.rows import ChannelRow, Row, channel_key, decode_message, decode_row, encode_row
+from dragoman.routing.message import NODE_BITS
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from dragoman.broker.core import Core
+
+NUMBERS_BLOCK: Final = 65_536
+"""Channel numbers promised in the log at a time."""
+
+SWEEP_CHUNK: Final = 2_000
+"""Channels looked at per sweep turn."""
+
+_NUMBERS: Final = b"channel-numbers"
+
+
+class NumbersRow(Row):
+    """Channel numbers below ``next`` may have been handed out."""
+
+    next: int = 1
+
+
+@final
+class Channels:
+    """The channels by name and by number."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.by_name: dict[str, Channel] = {}
+        self.by_number: dict[int, Channel] = {}
+        self._number = 0
+        self._numbers_end = 0
+        self._sweep: deque[str] = deque()
+        self._created_by: dict[str, int] = {}
+        self.created_total = 0
+        self.evaporated_total = 0
+
+    def find(self, name: str) -> Channel | None:
+        """The channel of that name, if it exists now."""
+        return self.by_name.get(name)
+
+    def open(self, name: str, creator: str) -> Channel | Refusal:
+        """The channel of that name, created if need be. Name and permission are the caller's business.
+
+        ``creator`` is the principal whose quota a new channel counts against; "" = the mesh itself.
+        """
+        channel = self.by_name.get(name)
+        if channel is not None:
+            return channel
+        settings = self._core.settings
+        if len(self.by_name) >= settings.channels_max:
+            return Refusal(
+                Reason.QUOTA_EXCEEDED,
+                f"{len(self.by_name)} channels exist and broker.channels_max allows no more",
+                retry_after_ms=settings.channel_idle_ms,
+            )
+        mine = self._created_by.get(creator, 0)
+        if creator and mine >= settings.channels_per_principal_max:
+            return Refusal(
+                Reason.QUOTA_EXCEEDED,
+                f"{creator!r} has created {mine} channels that still exist and "
+                "broker.channels_per_principal_max allows no more",
+                retry_after_ms=settings.channel_idle_ms,
+            )
+        channel = self._enter(Channel(self._core, name, self._next_number()))
+        channel.creator = creator
+        self._created_by[creator] = mine + 1
+        self.created_total += 1
+        return channel
+
+    def _enter(self, channel: Channel) -> Channel:
+        self.by_name[channel.name] = channel
+        self.by_number[channel.number] = channel
+        self._sweep.append(channel.name)
+        return channel
+
+    def declare(self, channel: Channel, keep: Keep) -> None:
+        """Its owner asks the channel to keep what it logs, durably from now on."""
+        channel.declared = keep
+        channel.generation = -1
+        self._core.commits.remember(channel)
+
+    # -- numbers -----------------------------------------------------------------------------------
+
+    def _next_number(self) -> int:
+        if self._number >= self._numbers_end:
+            self.promise_numbers()
+        number = self._number
+        self._number += 1
+        return number
+
+    def promise_numbers(self) -> Ticket:
+        """Promises the next block of numbers in the log; answers the ticket. Called ahead of use."""
+        self._numbers_end = self._number + NUMBERS_BLOCK
+        return self._core.log.put(Table.META, _NUMBERS, encode_row(NumbersRow(next=self._numbers_end)))
+
+    # -- start and end -----------------------------------------------------------------------------
+
+    def load(self) -> Ticket:
+        """Restores what the log remembers; answers the ticket of the first promise of numbers."""
+        core = self._core
+        row = core.log.get(Table.META, _NUMBERS)
+        base = (core.settings.node << (64 - NODE_BITS)) + 1
+        self._number = decode_row(row, NumbersRow).next if row is not None else base
+        ticket = self.promise_numbers()
+        for key, value in core.log.rows(Table.CHANNELS):
+            known = decode_row(value, ChannelRow)
+            number = int.from_bytes(key, "big")
+            after = core.log.bounds(number)[1]
+            channel = Channel(core, known.name, number, next_offset=max(known.reserved, after))
+            channel.declared = Keep(known.declared)
+            if channel.declared is Keep.ALL and after:
+                channel.next_offset = channel.visible = after
+            self._enter(channel)
+        for key, value in core.log.rows(Table.RETAINED):
+            holder = self.by_number.get(int.from_bytes(key, "big"))
+            if holder is not None:
+                core.commits.set_retained(holder, decode_message(value))
+                holder.last = holder.retained
+        return ticket
+
+    def sweep(self) -> None:
+        """Looks at some channels: takes expired retained values and idle channels away. Called now and then."""
+        core = self._core
+        for _ in range(min(len(self._sweep), SWEEP_CHUNK)):
+            name = self._sweep.popleft()
+            channel = self.by_name.get(name)
+            if channel is None:
+                continue
+            if channel.retained is not None and channel.retained.expired(core.now_ms):
+                self.clear_retained(channel)
+            if channel.generation != core.generation:
+                channel.refresh()
+            if self._evaporates(channel):
+                self.close(channel)
+            else:
+                self._sweep.append(name)
+
+    def _evaporates(self, channel: Channel) -> bool:
+        settings = self._core.settings
+        return (
+            not channel.wanted
+            and not channel.feeds
+            and self._core.now_ms - max(channel.last_ms, channel.idle_since_ms) >= settings.channel_idle_ms
+        )
+
+    def clear_retained(self, channel: Channel) -> None:
+        """Takes the retained value away without saying anything in the channel (expiry, administration)."""
+        self._core.commits.set_retained(channel, None)
+        self._core.log.put(Table.RETAINED, channel_key(channel.number), None)
+
+    def close(self, channel: Channel) -> None:
+        """Ends this creation of the channel. A later use of the name makes a new one with a new number."""
+        core = self._core
+        channel.open = False
+        del self.by_name[channel.name]
+        del self.by_number[channel.number]
+        if channel.retained is not None:
+            self.clear_retained(channel)
+        left = self._created_by.get(channel.creator, 0) - 1
+        if left > 0:
+            self._created_by[channel.creator] = left
+        else:
+            self._created_by.pop(channel.creator, None)
+        core.rings.clear(channel.ring)
+        if channel.reserved:
+            core.log.put(Table.CHANNELS, channel_key(channel.number), None)
+        after = core.log.bounds(channel.number)[1]
+        if after:
+            core.log.release(channel.number, after)
+        self.evaporated_total += 1
+
+    # -- interest retention ------------------------------------------------------------------------
+
+    def release(self, low: Position) -> None:
+        """Frees what every durable reader has passed (``low``: nobody waits for anything before it).
+
+        Only in channels that log for readers alone; declared ones keep by their own limits.
+        """
+        for number in list(self._core.log.channels()):
+            channel = self.by_number.get(number)
+            if channel is None:
+                self._core.log.release(number, self._core.log.bounds(number)[1])
+            elif channel.declared is not Keep.ALL:
+                self._core.log.release(number, channel.next_offset, low)

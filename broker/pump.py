@@ -1,0 +1,241 @@
+"""Reads for those who are behind. Owns no messages: only who waits for credit, and what retained values are owed.
+
+A feed that is out of credit keeps an offset; when credit returns it is read for from the ring, from
+the log where the ring does not reach back, and where neither does it gets a counted gap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, final
+
+from dragoman.broker.subscription import Feed, replay_feed
+
+if TYPE_CHECKING:
+    from dragoman.broker.channel import Channel
+    from dragoman.broker.core import Core
+    from dragoman.broker.session import Session
+    from dragoman.broker.subscription import Subscription
+    from dragoman.routing.message import Message
+
+RING_CHUNK: Final = 256
+"""Messages taken from a ring at a time."""
+
+LOG_CHUNK_BYTES: Final = 256 * 1024
+"""Bytes asked of the log at a time: large enough to read well, small enough to keep many readers' memory low."""
+
+SPREAD_CHUNK: Final = 1_000
+"""Feeds served per turn when a channel has very many."""
+
+
+@final
+class Page:
+    """What one read found: messages in order, where to go on, and how many before them are gone."""
+
+    __slots__ = ("first_offset", "lost", "messages", "next_offset", "number")
+
+    def __init__(
+        self, messages: Sequence[Message], *, number: int, next_offset: int, first_offset: int, lost: int
+    ) -> None:
+        self.messages = messages
+        self.number = number
+        self.next_offset = next_offset
+        self.first_offset = first_offset
+        self.lost = lost
+
+
+@final
+class Pump:
+    """Parks feeds without credit and reads for them when ``resume`` is called."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._parked: dict[Session, dict[Feed, None]] = {}
+        self._replays: dict[Session, deque[Iterator[tuple[Subscription, Message]]]] = {}
+        self._held: dict[Session, tuple[Subscription, Message]] = {}
+        self._spreading: dict[Channel, None] = {}
+
+    # -- credit ----------------------------------------------------------------------------------
+
+    def park(self, feed: Feed) -> None:
+        """The feed's session took nothing: remember to go on when it says so."""
+        parked = self._parked.get(feed.session)
+        if parked is None:
+            self._parked[feed.session] = {feed: None}
+        else:
+            parked[feed] = None
+
+    def resume(self, session: Session) -> None:
+        """The session has credit again: serves what it is owed until it takes no more."""
+        if session in self._replays and not self._replay_on(session):
+            return
+        parked = self._parked.pop(session, None)
+        while parked:
+            feed, _ = parked.popitem()
+            if not self.follow(feed):
+                parked.update(self._parked.pop(session, {}))
+                self._parked[session] = parked
+                return
+
+    def waits(self, session: Session) -> bool:
+        """Whether the session is owed anything."""
+        return session in self._parked or session in self._replays
+
+    def drop(self, session: Session) -> None:
+        """The session is gone."""
+        self._parked.pop(session, None)
+        self._replays.pop(session, None)
+        self._held.pop(session, None)
+
+    def drop_feed(self, feed: Feed) -> None:
+        """The session no longer reads this channel."""
+        parked = self._parked.get(feed.session)
+        if parked is not None:
+            parked.pop(feed, None)
+            if not parked:
+                del self._parked[feed.session]
+
+    # -- reading for feeds -------------------------------------------------------------------------
+
+    def follow(self, feed: Feed) -> bool:
+        """Reads on for a feed from its ``lag`` until caught up. False: no credit, it is parked again.
+
+        True also while a read of the log is under way; the feed goes on by itself when it arrives.
+        """
+        channel = feed.channel
+        assert channel is not None, "only feeds of a channel lag"
+        while feed.lag is not None and not feed.waiting:
+            if feed.lag >= channel.visible:
+                feed.lag = channel.visible if feed in channel.rest else None
+                return True
+            start = channel.ring.first_offset if len(channel.ring) else channel.visible
+            if feed.lag >= start:
+                if not self._give(feed, channel.ring.since(feed.lag, RING_CHUNK)):
+                    return False
+            elif self._logged(channel, start, feed.lag):
+                feed.waiting = True
+                self._core.log.read(channel.number, feed.lag, LOG_CHUNK_BYTES, lambda m, n, f=feed: self._arrived(f, m))  # type: ignore[misc]
+            else:
+                self._gap(feed, start)
+        return True
+
+    def _logged(self, channel: Channel, start: int, offset: int) -> bool:
+        first, after = self._core.log.bounds(channel.number)
+        return first < start and offset < after
+
+    def _arrived(self, feed: Feed, messages: Sequence[Message]) -> None:
+        feed.waiting = False
+        channel = feed.channel
+        if channel is None or feed.lag is None:
+            return
+        start = channel.ring.first_offset if len(channel.ring) else channel.visible
+        before = [m for m in messages if feed.lag <= m.offset < start]
+        if not before:
+            if feed.lag < start:
+                self._gap(feed, start)
+            self.follow(feed)
+        elif self._give(feed, before):
+            self.follow(feed)
+
+    def _gap(self, feed: Feed, start: int) -> None:
+        """Everything from the feed's place up to ``start`` is gone (or was never logged)."""
+        assert feed.lag is not None
+        count = start - feed.lag
+        feed.lag = start
+        self._core.metrics.gaps += 1
+        self._core.metrics.lost += count
+        feed.session.lost(feed, count)
+
+    def _give(self, feed: Feed, messages: Sequence[Message]) -> bool:
+        now_ms = self._core.now_ms
+        for message in messages:
+            assert feed.lag is not None
+            if message.offset > feed.lag:
+                self._gap(feed, message.offset)
+            if not message.expired(now_ms) and not feed.deliver(feed, message):
+                self.park(feed)
+                return False
+            feed.lag = message.offset + 1
+        return True
+
+    # -- many feeds ----------------------------------------------------------------------------------
+
+    def spread(self, channel: Channel) -> None:
+        """Serves a channel's feeds beyond the first thousand, a chunk a turn."""
+        if channel not in self._spreading:
+            self._spreading[channel] = None
+            self._core.loop.call_soon(self._spread, channel, 0)
+
+    def _spread(self, channel: Channel, at: int) -> None:
+        chunk = channel.rest[at : at + SPREAD_CHUNK]
+        for feed in chunk:
+            self.follow(feed)
+        if chunk:
+            self._core.loop.call_soon(self._spread, channel, at + SPREAD_CHUNK)
+            return
+        del self._spreading[channel]
+        if any(f.lag is not None and f.lag < channel.visible and not self._is_parked(f) for f in channel.rest):
+            self.spread(channel)
+
+    def _is_parked(self, feed: Feed) -> bool:
+        return feed.waiting or feed in self._parked.get(feed.session, ())
+
+    # -- retained values -----------------------------------------------------------------------------
+
+    def replay(self, subscription: Subscription, values: Iterator[Message]) -> None:
+        """Gives retained values to a new subscription, as fast as its session has credit for them."""
+        session = subscription.session
+        queue = self._replays.get(session)
+        if queue is None:
+            queue = self._replays[session] = deque()
+        queue.append((subscription, message) for message in values)
+        self._replay_on(session)
+
+    def _replay_on(self, session: Session) -> bool:
+        queue = self._replays[session]
+        while queue:
+            item = self._held.pop(session, None) or next(queue[0], None)
+            if item is None:
+                queue.popleft()
+                continue
+            subscription, message = item
+            if not session.deliver(replay_feed(subscription, message.name), message):
+                self._held[session] = item
+                return False
+        del self._replays[session]
+        return True
+
+    # -- one read ------------------------------------------------------------------------------------
+
+    def read(self, channel: Channel, offset: int | None, max_bytes: int, then: Callable[[Page], None]) -> None:
+        """Reads one page from ``offset`` (None = the oldest there is); ``then`` is called once, perhaps later."""
+        ring_first = channel.ring.first_offset if len(channel.ring) else channel.visible
+        first, after = self._core.log.bounds(channel.number)
+        oldest = min(ring_first, first) if after else ring_first
+        place = oldest if offset is None else offset
+        lost = max(0, oldest - place)
+        place = max(place, oldest)
+        if place < ring_first and after > place:
+
+            def arrived(messages: Sequence[Message], following: int) -> None:
+                page = [m for m in messages if m.offset < ring_first]
+                following = page[-1].offset + 1 if page else ring_first
+                then(Page(page, number=channel.number, next_offset=following, first_offset=oldest, lost=lost))
+
+            self._core.log.read(channel.number, place, max_bytes, arrived)
+            return
+        messages = _within(channel.ring.since(place, RING_CHUNK), max_bytes)
+        following = messages[-1].offset + 1 if messages else max(place, channel.visible)
+        then(Page(messages, number=channel.number, next_offset=following, first_offset=oldest, lost=lost))
+
+
+def _within(messages: Sequence[Message], max_bytes: int) -> list[Message]:
+    """The first of ``messages`` up to ``max_bytes`` of payload, but at least one."""
+    taken: list[Message] = []
+    for message in messages:
+        max_bytes -= len(message.payload or b"")
+        if taken and max_bytes < 0:
+            break
+        taken.append(message)
+    return taken

@@ -1,0 +1,73 @@
+"""A principal's way into a channel, judged once and remembered by whoever publishes often."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from dragoman.broker.gate import Action, Limiter
+from dragoman.broker.log.contract import Ticket
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from dragoman.broker.channel import Channel
+    from dragoman.broker.core import Core
+    from dragoman.broker.session import Session
+    from dragoman.routing.message import Message
+
+
+@final
+class Route:
+    """Permission to publish into one channel. Remember it while ``valid``; ask the broker again when not.
+
+    ``inspect``: the gate wants to see each message; the broker asks it, the holder does nothing.
+    """
+
+    __slots__ = ("_core", "_generation", "_limiter", "channel", "inspect", "name")
+
+    def __init__(self, core: Core, channel: Channel, limiter: Limiter | None, inspect: bool) -> None:
+        self._core = core
+        self._generation = core.gate.generation
+        self._limiter = limiter
+        self.channel = channel
+        self.name = channel.name
+        self.inspect = inspect
+
+    @property
+    def valid(self) -> bool:
+        """Whether rules and channel are still those it was judged by."""
+        return self.channel.open and self._generation == self._core.gate.generation
+
+    def publish(self, session: Session, message: Message) -> Ticket | Refusal:
+        """Publishes; the message's name is this route's, its sender the session's agent.
+
+        Answers ``DONE``, a ticket the session will hear about, or a counted Refusal; never raises.
+        """
+        core = self._core
+        if self._limiter is not None or self.inspect:
+            refusal = self._judge(session)
+            if refusal is not None:
+                core.metrics.refuse(refusal.reason)
+                return refusal
+        answer = self.channel.append(message)
+        if answer:
+            if isinstance(answer, Refusal):
+                core.metrics.refuse(answer.reason)
+            else:
+                core.commits.tell(answer, session)
+        return answer
+
+    def _judge(self, session: Session) -> Refusal | None:
+        core = self._core
+        if self._limiter is not None:
+            wait_ms = self._limiter.take(core.monotonic_ms)
+            if wait_ms:
+                return Refusal(
+                    Reason.RATE_EXCEEDED,
+                    f"{session.principal.name!r} publishes faster than its rate limit",
+                    retry_after_ms=wait_ms,
+                )
+        if self.inspect:
+            verdict = core.gate.check(session.principal, Action.PUBLISH, self.name, session.agent)
+            if isinstance(verdict, Refusal):
+                return verdict
+        return None

@@ -1,0 +1,123 @@
+"""How the broker's own state rows are written. Array structs: fields are only ever added, at the end, with a default.
+
+Each row begins with its format version; a newer one than this build knows is refused, so that an old
+build never rewrites what it cannot read.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from dragoman.broker.log.contract import LogError
+from dragoman.routing.message import NEVER, Envelope, Message
+
+VERSION: Final = 1
+
+
+class Row(msgspec.Struct, array_like=True, omit_defaults=False):
+    """What every row has."""
+
+    version: int = VERSION
+
+
+class ChannelRow(Row):
+    """A channel whose creation survives a restart. ``reserved``: offsets below it may have been handed out."""
+
+    name: str = ""
+    declared: int = 0
+    reserved: int = 0
+
+
+class MessageRow(Row):
+    """A whole message, for rows that hold one (retained values, wills, mail)."""
+
+    name: str = ""
+    number: int = 0
+    offset: int = 0
+    time_ms: int = 0
+    payload: bytes | None = None
+    wish: int = 0
+    sender: str = ""
+    retain: bool = False
+    position: int = 0
+    envelope: EnvelopeRow | None = None
+
+
+class EnvelopeRow(msgspec.Struct, array_like=True):
+    """The optional facts of a message."""
+
+    sent_ms: int | None = None
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    content_type: str | None = None
+    reply_to: str | None = None
+    correlation: bytes | None = None
+    expires_ms: int = NEVER
+    cause: str | None = None
+    hops: int = 0
+    text: bool = False
+    raw: bytes = b""
+    raw_form: int = 0
+
+
+R = TypeVar("R", bound=Row)
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def encode_row(row: Row) -> bytes:
+    """The bytes of a row."""
+    return _encode(row)
+
+
+def decode_row(data: bytes, kind: type[R]) -> R:
+    """A row of ``kind``. Raises ``LogError`` for one written by a newer build."""
+    row = msgspec.msgpack.decode(data, type=kind)
+    if row.version > VERSION:
+        raise LogError(
+            f"the data folder holds a {kind.__name__} of format {row.version}, this build knows {VERSION}: "
+            "start the newer build, or restore a backup made by this one"
+        )
+    return row
+
+
+def channel_key(number: int) -> bytes:
+    """The key of everything that belongs to one channel: sorts by number."""
+    return number.to_bytes(8, "big")
+
+
+def encode_message(message: Message) -> bytes:
+    """A message as a row's bytes."""
+    envelope = message.envelope
+    return _encode(
+        MessageRow(
+            name=message.name,
+            number=message.number,
+            offset=message.offset,
+            time_ms=message.time_ms,
+            payload=message.payload,
+            wish=message.wish,
+            sender=message.sender,
+            retain=message.retain,
+            position=message.position,
+            envelope=None
+            if envelope is None
+            else EnvelopeRow(**{field: getattr(envelope, field) for field in EnvelopeRow.__struct_fields__}),
+        )
+    )
+
+
+def decode_message(data: bytes) -> Message:
+    """The message a row holds."""
+    row = decode_row(data, MessageRow)
+    envelope = None
+    if row.envelope is not None:
+        envelope = Envelope(**{field: getattr(row.envelope, field) for field in EnvelopeRow.__struct_fields__})
+    message = Message(row.name, row.payload, row.wish, row.sender, row.retain, envelope)
+    message.number = row.number
+    message.offset = row.offset
+    message.time_ms = row.time_ms
+    message.position = row.position
+    return message

@@ -1,0 +1,120 @@
+"""An interest and its place. Decides nothing about delivery order or reading: that is channel and pump.
+
+A ``Subscription`` is what a session asked for: one filter and its options. A ``Feed`` is what comes of
+it in one channel: all of a session's subscriptions that match there, merged, and the session's place.
+A session gets each message once, however many of its subscriptions match (MQTT 5.0 §3.3.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias, final
+
+if TYPE_CHECKING:
+    from dragoman.broker.channel import Channel
+    from dragoman.broker.session import Session
+    from dragoman.routing.message import Message
+
+
+class Start(Enum):
+    """Where a new subscription begins."""
+
+    NEW = "new"
+    LAST = "last"
+    EARLIEST = "earliest"
+
+
+Place: TypeAlias = tuple[int, int]
+"""(channel number, offset): a place in one creation of a channel."""
+
+
+@final
+class Subscription:
+    """One filter of one session.
+
+    ``wish``         the best delivery the reader asks for; a message goes out at the lower of both wishes
+    ``no_local``     not what this very agent published
+    ``keep_retain``  pass the publisher's retain flag on (MQTT 5 Retain As Published)
+    ``identifier``   the subscriber's own number for it, given back with each message; 0 = none
+    ``exact``        the filter is a channel's name: the subscription makes its agent a member
+    """
+
+    __slots__ = ("exact", "filter", "identifier", "keep_retain", "no_local", "session", "wish")
+
+    def __init__(
+        self,
+        session: Session,
+        filter_: str,
+        *,
+        wish: int,
+        no_local: bool = False,
+        keep_retain: bool = False,
+        identifier: int = 0,
+        exact: bool = True,
+    ) -> None:
+        self.session = session
+        self.filter = filter_
+        self.wish = wish
+        self.no_local = no_local
+        self.keep_retain = keep_retain
+        self.identifier = identifier
+        self.exact = exact
+
+
+@final
+class Feed:
+    """A session's place in one channel.
+
+    ``lag``      None: caught up, messages are pushed as they come. Otherwise the next offset to read
+    ``waiting``  a read of the log for it is under way
+    ``replay``   it carries retained values: the retain flag goes out set
+    ``deliver``  the session's own method, kept here because it is called once per delivery
+    """
+
+    __slots__ = (
+        "channel",
+        "deliver",
+        "identifiers",
+        "keep_retain",
+        "lag",
+        "name",
+        "no_local",
+        "replay",
+        "session",
+        "waiting",
+        "wish",
+    )
+
+    def __init__(self, session: Session, channel: Channel | None, name: str) -> None:
+        self.session = session
+        self.channel = channel
+        self.name = name
+        self.deliver: Callable[[Feed, Message], bool] = session.deliver
+        self.wish = 0
+        self.identifiers: tuple[int, ...] = ()
+        self.keep_retain = False
+        self.no_local = False
+        self.lag: int | None = None
+        self.waiting = False
+        self.replay = False
+
+    def merge(self, subscriptions: list[Subscription]) -> None:
+        """Takes over the options of all matching subscriptions of the session (at least one).
+
+        No Local holds only if every one of them says so: it suppresses a subscription, not a session.
+        """
+        assert subscriptions, f"a feed of {self.name!r} without a subscription"
+        self.wish = max(s.wish for s in subscriptions)
+        self.identifiers = tuple(s.identifier for s in subscriptions if s.identifier)
+        self.keep_retain = any(s.keep_retain for s in subscriptions)
+        self.no_local = all(s.no_local for s in subscriptions)
+
+
+def replay_feed(subscription: Subscription, name: str) -> Feed:
+    """A feed for one retained value of ``name``, asked for by ``subscription``."""
+    feed = Feed(subscription.session, None, name)
+    feed.merge([subscription])
+    feed.replay = True
+    feed.no_local = False
+    return feed
