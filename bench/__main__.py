@@ -27,15 +27,19 @@ from tests.clients.tools import ToolMissing
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs what the command line asks for and returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for asked, known in ((options.names, [workload.name for workload in WORKLOADS]), (options.peers, [*PEERS])):
+        if not set(asked) <= set(known):
+            parser.error(f"there is no {', '.join(sorted(set(asked) - set(known)))} among {', '.join(known)}")
     console = Console(stderr=options.json)
     if options.list:
         for workload in WORKLOADS:
             console.print(f"{workload.name:17} {workload.unit:13} {workload.says}", highlight=False)
         return 0
     scale = _scale(options)
-    wanted = [w for w in WORKLOADS if not options.names or w.name in options.names]
-    peers = options.peers.split(",") if options.peers else ["dragoman"] if options.tiny else list(PEERS)
+    wanted = [workload for workload in WORKLOADS if not options.names or workload.name in options.names]
+    peers = options.peers or (["dragoman"] if options.tiny else list(PEERS))
     with (
         tempfile.TemporaryDirectory(prefix="dragoman-bench-", dir=options.folder) as folder,
         Brokers(Path(folder), alone=scale.alone) as brokers,
@@ -122,13 +126,14 @@ def _scale(options: argparse.Namespace) -> Scale:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = [workload.name for workload in WORKLOADS]
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which workloads; all if none is named: {names}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which workloads; all if none is named")
     parser.add_argument("--tiny", action="store_true", help="a few seconds in all, only Dragoman: does it still run?")
     parser.add_argument("--list", action="store_true", help="what the workloads are")
     parser.add_argument("--runs", type=int, metavar="N", help=f"runs of each workload (default {FULL.runs})")
     parser.add_argument("--seconds", type=float, metavar="S", help=f"length of a run (default {FULL.seconds:g})")
-    parser.add_argument("--peers", metavar="A,B", help=f"only these of {list(PEERS)}")
+    parser.add_argument(
+        "--peers", metavar="A,B", type=lambda text: text.split(","), default=[], help=f"only these of {list(PEERS)}"
+    )
     parser.add_argument("--folder", metavar="DIR", help="where data is written for the time of the bench")
     parser.add_argument("--record", action="store_true", help=f"append the result to {RESULTS.name}")
     parser.add_argument("--json", action="store_true", help="the result as one JSON line on standard output")

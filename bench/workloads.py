@@ -121,7 +121,7 @@ def acked_in_a_flood(site: Site, scale: Scale) -> Outcome:
     latencies = sorted(acked["latencies"])
     notes = {
         "p50_ms": _percentile(latencies, 0.5) * 1e3,
-        "max_ms": latencies[-1] * 1e3,
+        "max_ms": _percentile(latencies, 1.0) * 1e3,
         "flood_per_s": _rate([got]),
     }
     loss = _missing(acked) + int(sent - got["got"][0])
@@ -205,7 +205,11 @@ def _acked(site: Site, scale: Scale, connections: int, in_flight: int) -> Outcom
 
 
 def _keep(address: Address, topics: tuple[str, ...]) -> None:
-    """A persistent session that is away: for its sake the channels log what is acknowledged."""
+    """A persistent session that is away: for its sake the channels log what is acknowledged.
+
+    One from an earlier run is discarded first, and with it what was logged for it.
+    """
+    MQTT.join(address, "bench-keeper").close()
     with MQTT.join(address, "bench-keeper", clean=False) as keeper:
         MQTT.listen(keeper, topics, qos=1)
 
