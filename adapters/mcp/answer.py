@@ -1,0 +1,123 @@
+"""How one answer goes back over HTTP: as a JSON object, or as an event stream once it speaks or takes long.
+
+The work runs in a task of its own. Silent work that ends soon is answered with plain JSON and the
+status of its error; the first notification, or a quarter of a minute of silence, commits to a stream
+with keep-alives, whose last event is the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, final
+
+from aiohttp import web
+
+from dragoman.adapters.mcp import wire
+from dragoman.adapters.mcp.kernel import JsonObject, RequestId, RpcError, http_status
+from dragoman.adapters.serving.sse import KEEP_ALIVE, EventWriter, PeerGoneError, frame
+
+
+@final
+class EventStream:
+    """An event stream that begins with its first event, so that until then the answer may still be plain JSON."""
+
+    __slots__ = ("_headers", "_response", "_writer", "_writing")
+
+    def __init__(self, http: web.Request, stall_s: float, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+        self._writer = EventWriter(http, stall_s=stall_s)
+        self._response: web.StreamResponse | None = None
+        self._writing = asyncio.Lock()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the status line is out, so that nothing but events may follow."""
+        return self._response is not None
+
+    async def say(self, body: bytes) -> None:
+        """Sends a JSON-RPC message as an event."""
+        await self._send(frame(body, event="message"))
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
+        """Sends a notification."""
+        await self.say(wire.notification_body(method, params))
+
+    async def keep_alive(self) -> None:
+        """Sends something nobody reads."""
+        await self._send(KEEP_ALIVE)
+
+    async def end(self) -> web.StreamResponse:
+        """Ends the stream; what the route must return."""
+        assert self._response is not None, "a stream that never began has no response"
+        with suppress(PeerGoneError):
+            await self._writer.close()
+        return self._response
+
+    async def _send(self, frames: bytes) -> None:
+        # A peer that is gone is no error here: the web server cancels its request for that. The lock is for
+        # keep-alives, which come from another task than events do.
+        async with self._writing:
+            with suppress(PeerGoneError):
+                if self._response is None:
+                    self._response = await self._writer.open(self._headers)
+                await self._writer.send(frames)
+
+
+@final
+class Answer:
+    """The answer to one request.
+
+    ``keep`` is None where the end of the connection ends the work. Clients of the handshake revisions may lose their
+    connection without meaning to cancel (2025-11-25, Streamable HTTP, Disconnection): for those it takes the task over.
+    """
+
+    __slots__ = ("_id", "_keep", "_silence_s", "stream")
+
+    def __init__(
+        self,
+        request_id: RequestId,
+        stream: EventStream,
+        *,
+        silence_s: float,
+        keep: Callable[[asyncio.Task[bytes]], None] | None = None,
+    ) -> None:
+        self._id = request_id
+        self._silence_s = silence_s
+        self._keep = keep
+        self.stream = stream
+
+    async def run(self, work: Awaitable[JsonObject], headers: Mapping[str, str]) -> web.StreamResponse:
+        """Runs the work and answers. Cancelled when the client goes away."""
+        status = 200
+
+        async def settle() -> bytes:
+            nonlocal status
+            try:
+                return wire.result_body(self._id, await work)
+            except RpcError as error:
+                status = http_status(error.code)
+                return wire.error_body(self._id, error)
+
+        task = asyncio.create_task(settle(), name=f"mcp request {self._id!r}")
+        try:
+            while not (await asyncio.wait({task}, timeout=self._silence_s))[0]:
+                await self.stream.keep_alive()
+        except asyncio.CancelledError:
+            await self._abandon(task)
+            raise
+        if task.cancelled():
+            # notifications/cancelled: the client wants no answer, but HTTP must end somehow.
+            return await self.stream.end() if self.stream.begun else web.Response(status=202)
+        if not self.stream.begun:
+            return web.Response(body=task.result(), status=status, content_type=wire.JSON_TYPE, headers=headers)
+        await self.stream.say(task.result())
+        return await self.stream.end()
+
+    async def _abandon(self, task: asyncio.Task[bytes]) -> None:
+        if self._keep is not None:
+            self._keep(task)
+            return
+        task.cancel()
+        await asyncio.wait({task})

@@ -1,0 +1,256 @@
+"""What the tools named mesh_… do. Arguments have been checked against the tool's schema; the broker asks the gate."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+
+from dragoman.adapters.mcp.contents import from_base64, message_json
+from dragoman.adapters.mcp.session import Inbox, McpSession
+from dragoman.broker.subscription import Start
+from dragoman.routing.cards import Query
+from dragoman.routing.message import Envelope, Message, parse_id
+from dragoman.routing.names import check_name, shown
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from dragoman.adapters.mcp.callers import Caller
+    from dragoman.adapters.mcp.cursors import Cursor, Cursors
+    from dragoman.adapters.mcp.kernel import JsonObject
+    from dragoman.adapters.mcp.settings import McpSettings
+    from dragoman.broker.broker import Broker
+    from dragoman.broker.directory import Agent
+    from dragoman.broker.pump import Page
+
+Outcome: TypeAlias = "JsonObject | Refusal"
+
+LIMIT: Final = 20
+"""Messages returned when the caller does not say."""
+
+AGENTS: Final = 50
+WAIT_S: Final = 30.0
+
+
+@final
+class MeshActs:
+    """One method per mesh tool. ``session`` is attached and the caller's own for this request."""
+
+    __slots__ = ("_broker", "_cursors", "_settings")
+
+    def __init__(self, broker: Broker, cursors: Cursors, settings: McpSettings) -> None:
+        self._broker = broker
+        self._cursors = cursors
+        self._settings = settings
+
+    async def publish(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
+        """Says something in a channel; answers when it is safe."""
+        payload = _payload(given)
+        if isinstance(payload, Refusal):
+            return payload
+        cause = given.get("cause")
+        if cause is not None and parse_id(cause) is None:
+            return Refusal(Reason.ARGUMENTS_INVALID, f"cause is no message id: {shown(cause)}")
+        reply_to = given.get("reply_to")
+        fault = check_name(reply_to) if reply_to is not None else None
+        if fault is not None:
+            return fault
+        message = Message(
+            given["channel"],
+            payload,
+            wish=1 if given.get("durable", True) else 0,
+            sender=session.agent,
+            retain=given.get("retain", False),
+            envelope=self._envelope(given),
+        )
+        key = given.get("idempotency_key")
+        dedupe = None if key is None else (f"mcp:{caller.principal.name}:{caller.agent}", key)
+        ticket = self._broker.publish(session, message, dedupe)
+        if isinstance(ticket, Refusal):
+            return ticket
+        refusal = await session.safe(ticket)
+        if refusal is not None:
+            return refusal
+        return {"id": message.id, "channel": message.name, "offset": message.offset, "logged": ticket != 0}
+
+    async def read(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
+        """Messages of a channel, from an offset or the newest."""
+        name, limit = given["channel"], given.get("limit", LIMIT)
+        offset = given.get("offset")
+        if offset is None:
+            newest = self._broker.last_of(name)
+            offset = None if newest is None else max(0, newest.offset + 1 - limit)
+        messages: list[Message] = []
+        lost, budget, number = 0, self._settings.read_bytes_max, 0
+        while len(messages) < limit and budget > 0:
+            page = await self._page(session, name, offset, budget)
+            if isinstance(page, Refusal):
+                return page
+            number, offset = page.number, page.next_offset
+            lost += page.lost
+            taken = page.messages[: limit - len(messages)]
+            if len(taken) < len(page.messages):
+                offset = taken[-1].offset + 1
+            messages.extend(taken)
+            budget -= sum(len(m.payload or b"") for m in taken)
+            if not page.messages:
+                break
+        outcome: JsonObject = {"messages": [message_json(m) for m in messages], "next_offset": offset}
+        if lost and given.get("offset") is not None:
+            outcome["lost"] = lost
+        retained = self._broker.retained_of(name)
+        if retained is not None and retained.number == number:
+            outcome["retained"] = message_json(retained)
+        return outcome
+
+    async def wait(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
+        """The next messages, of a cursor or of a channel from now on."""
+        timeout_s = min(given.get("timeout_s", WAIT_S), self._settings.wait_timeout_max_s)
+        limit = given.get("limit", LIMIT)
+        if ("cursor" in given) == ("channel" in given):
+            return Refusal(Reason.ARGUMENTS_INVALID, "give either a cursor from mesh_join, or a channel")
+        if "cursor" in given:
+            cursor = self._cursors.find(caller, given["cursor"])
+            return cursor if isinstance(cursor, Refusal) else await self._wait_cursor(cursor, timeout_s, limit)
+        inbox = Inbox(limit, self._settings.read_bytes_max)
+        listener = McpSession(
+            caller.principal,
+            caller.agent,
+            take=lambda feed, message: inbox.offer(feed.name, message),
+            on_lost=lambda feed, count: inbox.missed(count),
+            on_close=lambda refusal: inbox.wake(),
+        )
+        refusal = self._broker.attach(listener)
+        if refusal is not None:
+            return refusal
+        try:
+            subscription = self._broker.subscribe(listener, given["channel"], retained=False)
+            if isinstance(subscription, Refusal):
+                return subscription
+            await _arrival(inbox, timeout_s)
+            return listener.closed or self._taken(inbox, limit)
+        finally:
+            self._broker.detach(listener)
+
+    async def join(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
+        """A cursor on a channel."""
+        start = Start(given.get("from", "new"))
+        cursor = self._cursors.join(caller, given["channel"], given.get("cursor"), start, given.get("lease_s"))
+        if isinstance(cursor, Refusal):
+            return cursor
+        return {"cursor": cursor.name, "channel": cursor.filter, "lease_s": cursor.lease_ms / 1000}
+
+    async def leave(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
+        """Ends a cursor."""
+        cursor = self._cursors.find(caller, given["cursor"])
+        if isinstance(cursor, Refusal):
+            return cursor
+        self._cursors.leave(cursor)
+        return {"channel": cursor.filter, "unread": len(cursor.inbox.entries)}
+
+    async def find_agents(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
+        """Agents that fit a description."""
+        query = Query(
+            id=given.get("agent"),
+            tag=given.get("tag"),
+            skill=given.get("skill"),
+            text=given.get("text"),
+            state=given.get("state"),
+        )
+        found = self._broker.directory.find(caller.principal, query)
+        limit = given.get("limit", AGENTS)
+        return {"agents": [_agent_json(agent) for agent in found[:limit]], "more": len(found) > limit}
+
+    async def members(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
+        """Who is in a channel."""
+        name = given["channel"]
+        fault = check_name(name)
+        if fault is not None:
+            return fault
+        if not self._broker.may_read(session, name):
+            return Refusal(Reason.NOT_AUTHORIZED, f"you may not read {shown(name)}")
+        members = self._broker.directory.members(name)
+        return {"members": [{"agent": agent, "since_ms": since_ms} for agent, since_ms in members]}
+
+    async def open_room(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
+        """A fresh private channel."""
+        lease_s = given.get("lease_s")
+        room = self._broker.rooms.open(
+            session, invited=given.get("invite", []), lease_ms=None if lease_s is None else int(lease_s * 1000)
+        )
+        if isinstance(room, Refusal):
+            return room
+        return {"channel": room.name}
+
+    async def _wait_cursor(self, cursor: Cursor, timeout_s: float, limit: int) -> Outcome:
+        cursor.readers += 1
+        try:
+            await _arrival(cursor.inbox, timeout_s)
+        finally:
+            cursor.readers -= 1
+        outcome = self._taken(cursor.inbox, limit)
+        if cursor.session.closed is not None:
+            return outcome if outcome["messages"] else cursor.session.closed
+        self._broker.resume(cursor.session)
+        outcome["waiting"] = len(cursor.inbox.entries)
+        self._cursors.renew(cursor)
+        return outcome
+
+    def _taken(self, inbox: Inbox, limit: int) -> JsonObject:
+        taken = inbox.take(limit, self._settings.read_bytes_max)
+        outcome: JsonObject = {"messages": [message_json(message) for _, message in taken]}
+        lost = inbox.take_lost()
+        if lost:
+            outcome["lost"] = lost
+        return outcome
+
+    async def _page(self, session: McpSession, name: str, offset: int | None, budget: int) -> Page | Refusal:
+        found: asyncio.Future[Page | Refusal] = asyncio.get_running_loop().create_future()
+        self._broker.read(session, name, offset, budget, lambda page: None if found.done() else found.set_result(page))
+        return await found
+
+    def _envelope(self, given: JsonObject) -> Envelope:
+        expires_s = given.get("expires_s")
+        correlation = given.get("correlation")
+        key = given.get("key")
+        return Envelope(
+            content_type=given.get("content_type"),
+            headers=tuple((name, value.encode()) for name, value in given.get("headers", {}).items()),
+            reply_to=given.get("reply_to"),
+            correlation=None if correlation is None else correlation.encode(),
+            key=None if key is None else key.encode(),
+            cause=given.get("cause"),
+            expires_ms=0 if expires_s is None else self._broker.clock.now_ms() + int(expires_s * 1000),
+            text="text" in given,
+        )
+
+
+async def _arrival(inbox: Inbox, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await inbox.news()
+    except TimeoutError:
+        pass
+
+
+def _payload(given: JsonObject) -> bytes | Refusal:
+    if ("text" in given) == ("base64" in given):
+        return Refusal(Reason.ARGUMENTS_INVALID, "give the payload as text, or as base64, not both")
+    if "base64" in given:
+        return from_base64(given["base64"])
+    try:
+        return str(given["text"]).encode()
+    except UnicodeEncodeError:
+        return Refusal(Reason.PAYLOAD_INVALID, "text holds half a surrogate pair, which UTF-8 cannot hold")
+
+
+def _agent_json(agent: Agent) -> dict[str, Any]:
+    found: dict[str, Any] = {"agent": agent.id, "state": agent.state.value, "since_ms": agent.since_ms}
+    card = agent.card
+    if card is not None:
+        found["name"] = card.name
+        if card.description:
+            found["description"] = card.description
+        found["skills"] = [skill.name for skill in card.skills]
+        if card.tags:
+            found["tags"] = list(card.tags)
+    return found

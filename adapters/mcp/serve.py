@@ -1,0 +1,172 @@
+"""What the mesh answers to MCP's methods: the one place where tools, resources and streams come together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, final
+
+from dragoman.adapters.mcp.asking import ask_skill
+from dragoman.adapters.mcp.callers import Caller
+from dragoman.adapters.mcp.catalog import Catalog
+from dragoman.adapters.mcp.changes import Changes
+from dragoman.adapters.mcp.contents import mesh_result, refused_result
+from dragoman.adapters.mcp.cursors import Cursors
+from dragoman.adapters.mcp.kernel import INTERNAL_ERROR, INVALID_PARAMS, JsonObject, Request, RpcError
+from dragoman.adapters.mcp.listen import listen
+from dragoman.adapters.mcp.mesh_acts import MeshActs
+from dragoman.adapters.mcp.mesh_tools import MeshTool, mesh_tools
+from dragoman.adapters.mcp.resources import TEMPLATES, list_channels, read_channel, read_cursor, write_cursor
+from dragoman.adapters.mcp.session import McpSession
+from dragoman.routing.names import shown
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dragoman.adapters.mcp.kernel import CallParams, ListenParams, ListParams, ReadParams
+    from dragoman.adapters.mcp.settings import McpSettings
+    from dragoman.broker.broker import Broker
+    from dragoman.broker.directory import Change
+
+
+@final
+class MeshServe:
+    """Answers the methods with a broker. ``changes`` rings when the tools may have changed."""
+
+    __slots__ = ("_broker", "_catalog", "_cursors", "_mesh_tools", "_settings", "_unwatch", "changes")
+
+    def __init__(self, broker: Broker, settings: McpSettings) -> None:
+        self._broker = broker
+        self._settings = settings
+        self._cursors = Cursors(broker, settings)
+        self._mesh_tools: dict[str, MeshTool] = mesh_tools(MeshActs(broker, self._cursors, settings))
+        self._catalog = Catalog(
+            broker,
+            self._mesh_tools,
+            agent_enum_max=settings.agent_enum_max,
+            schema_bytes_max=settings.schema_bytes_max,
+        )
+        self.changes = Changes(broker.core.loop, settings.tools_changed_debounce_s)
+        self._unwatch: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Begins to watch the directory."""
+        self._unwatch = self._broker.directory.watch(self._changed)
+
+    def stop(self) -> None:
+        """Ends every cursor and stops watching."""
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+        self.changes.stop()
+        self._cursors.close()
+
+    # -- tools ---------------------------------------------------------------------------------------
+
+    async def list_tools(self, request: Request, params: ListParams) -> JsonObject:
+        """One page of tools, by name."""
+        skills = self._catalog.tools(_caller(request).principal)
+        names = sorted([*self._mesh_tools, *skills])
+        if params.cursor is not None:
+            after = read_cursor(params.cursor)
+            names = [name for name in names if name > after]
+        page = names[: self._settings.page_size]
+        tools = [
+            self._mesh_tools[name].shown if name in self._mesh_tools else self._catalog.describe(skills[name])
+            for name in page
+        ]
+        result: JsonObject = {"tools": tools}
+        if len(names) > len(page):
+            result["nextCursor"] = write_cursor(page[-1])
+        return self._listed(result)
+
+    async def call_tool(self, request: Request, params: CallParams) -> JsonObject:
+        """The outcome of one tool."""
+        caller = _caller(request)
+        arguments = dict(params.arguments or {})
+        mesh_tool = self._mesh_tools.get(params.name)
+        if mesh_tool is not None:
+            return await self._call_mesh(caller, mesh_tool, arguments)
+        tool = self._catalog.tools(caller.principal).get(params.name)
+        if tool is None:
+            raise RpcError(INVALID_PARAMS, f"Unknown tool: {shown(params.name)}")
+        with self._session(caller) as session:
+            return await ask_skill(
+                self._broker, session, self._catalog, tool, request, arguments, self._settings.call_timeout_s
+            )
+
+    async def _call_mesh(self, caller: Caller, tool: MeshTool, arguments: JsonObject) -> JsonObject:
+        faults = tool.check.faults(arguments)
+        if faults:
+            return refused_result(Refusal(Reason.ARGUMENTS_INVALID, "; ".join(faults)))
+        with self._session(caller) as session:
+            outcome = await tool.act(caller, session, arguments)
+        return refused_result(outcome) if isinstance(outcome, Refusal) else mesh_result(outcome)
+
+    def tool_schema(self, request: Request, name: str) -> JsonObject | None:
+        """The input schema of a tool the caller may see."""
+        if name in self._mesh_tools:
+            return None
+        tool = self._catalog.tools(_caller(request).principal).get(name)
+        return None if tool is None else tool.skill.input_schema
+
+    # -- resources -----------------------------------------------------------------------------------
+
+    async def list_resources(self, request: Request, params: ListParams) -> JsonObject:
+        """One page of the channels that hold something."""
+        with self._session(_caller(request)) as session:
+            page = await list_channels(self._broker, session, params.cursor, self._settings.page_size)
+        return self._listed(page)
+
+    async def list_templates(self, request: Request, params: ListParams) -> JsonObject:
+        """How a channel's URI is made."""
+        return self._listed({"resourceTemplates": list(TEMPLATES)})
+
+    async def read_resource(self, request: Request, params: ReadParams) -> JsonObject:
+        """What a channel holds now. Never to be kept: the next message changes it."""
+        with self._session(_caller(request)) as session:
+            contents = read_channel(self._broker, session, str(params.uri))
+        return {"resultType": "complete", "contents": [contents], "ttlMs": 0, "cacheScope": "private"}
+
+    async def listen(self, request: Request, params: ListenParams) -> JsonObject:
+        """One stream of changes."""
+        wanted = params.notifications
+        uris = list(wanted.resource_subscriptions or ())
+        if len(uris) > self._settings.listen_uris_max:
+            detail = f"{len(uris)} resources, one stream follows at most {self._settings.listen_uris_max}"
+            raise RpcError(INVALID_PARAMS, detail)
+        tools = bool(wanted.tools_list_changed)
+        outcome = await listen(self._broker, _caller(request), request, self.changes, tools=tools, uris=uris)
+        if isinstance(outcome, Refusal):
+            raise _internal(outcome)
+        return outcome
+
+    # -- within --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _session(self, caller: Caller) -> Iterator[McpSession]:
+        session = McpSession(caller.principal, caller.agent)
+        refusal = self._broker.attach(session)
+        if refusal is not None:
+            raise _internal(refusal)
+        try:
+            yield session
+        finally:
+            self._broker.detach(session)
+
+    def _listed(self, result: JsonObject) -> JsonObject:
+        # Lists depend on who asks, so no shared cache may keep them.
+        return {"resultType": "complete", **result, "ttlMs": self._settings.list_ttl_ms, "cacheScope": "private"}
+
+    def _changed(self, change: Change) -> None:
+        self.changes.ring()
+
+
+def _caller(request: Request) -> Caller:
+    assert isinstance(request.caller, Caller), "the endpoint makes every request for a caller"
+    return request.caller
+
+
+def _internal(refusal: Refusal) -> RpcError:
+    return RpcError(INTERNAL_ERROR, f"{refusal.reason.value}: {refusal.detail}")
