@@ -18,7 +18,8 @@ ANY_PORT = "127.0.0.1:0"
 class MeshProcess:
     """Started when made, ended with its ``with`` block. Its folder outlives kills and restarts.
 
-    ``listeners``  flag → address; what is not named is ``off``. None: whatever the configuration says
+    ``listeners``  protocol → address; what is not named is ``off``. Default: MQTT and HTTP on any free port.
+                   Empty: no flags, the configuration decides
     ``config``     the text of a configuration file, if not empty
     ``memory``     keep nothing on disk (``--data :memory:``)
     ``python``     the interpreter in whose environment Dragoman is installed
