@@ -202,7 +202,8 @@ BY_NAME = [pytest.param(rule, id=rule.check.__name__) for rule in RULES]
 
 
 def _findings(rule: Rule, sources: Mapping[str, str]) -> list[str]:
-    return [f"{path}:{line}: {what}" for path, line, what in rule.check(tree_of(sources))]
+    found = (f"{path}:{line}: {what}" for path, line, what in rule.check(tree_of(sources)))
+    return list(dict.fromkeys(found))
 
 
 @pytest.mark.parametrize("rule", BY_NAME)
