@@ -1,8 +1,8 @@
 """Which filters match a name, and which names match a filter. Decides nothing about who may read or how.
 
-Both directions use one tree of plain dicts: level -> branch, or -> the whole text if it ends there and
-nothing goes on below. A text that ends at a branch is under the key ``/``, which is no level. So a text
-costs one entry where it ends and a dict only where paths part; node objects cost twice as much.
+Both directions use one tree of plain dicts: level -> branch, or -> the whole text where it is the only one
+that goes this way. A text that ends at a branch is under the key ``/``, which is no level. So a text costs one
+entry, and a dict exists only where paths part: a name of 128 levels costs no more than one of two.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class NameTree:
             if filter in self:
                 yield filter
             return
-        for name in _found(self._root, filter.split("/")):
+        for name in _found(self._root, filter):
             if _holds(self._root, name):
                 yield name
 
@@ -196,67 +196,53 @@ class NameTree:
 
 def _plant(branch: _Branch, text: str) -> bool:
     """Puts ``text`` into the tree; False if it was there."""
-    levels = text.split("/")
-    last = levels.pop()
-    for level in levels:
+    for depth, level in enumerate(text.split("/")):
         below = branch.get(level)
-        if isinstance(below, dict):
-            branch = below
-        else:
-            deeper: _Branch = {} if below is None else {_END: below}
-            branch[level] = deeper
-            branch = deeper
-    here = branch.get(last)
-    if here is None:
-        branch[last] = text
-    elif isinstance(here, dict) and _END not in here:
-        here[_END] = text
-    else:
+        if below is None:
+            branch[level] = text
+            return True
+        if isinstance(below, str):
+            if below == text:
+                return False
+            onward = below.split("/")[depth + 1 : depth + 2]
+            below = {onward[0] if onward else _END: below}
+            branch[level] = below
+        branch = below
+    if _END in branch:
         return False
+    branch[_END] = text
     return True
 
 
 def _prune(branch: _Branch, text: str) -> bool:
-    """Takes ``text`` out of the tree and every branch that leaves bare; False if it was not there."""
-    levels = text.split("/")
-    path: list[_Branch] = []
-    for level in levels:
-        path.append(branch)
+    """Takes ``text`` out of the tree; False if it was not there. A text left alone takes its branch's place."""
+    path: list[tuple[_Branch, str]] = []
+    for level in (*text.split("/"), _END):
+        path.append((branch, level))
         below = branch.get(level)
         if not isinstance(below, dict):
             break
         branch = below
-    else:
-        path.append(branch)
-        levels.append(_END)
-    if len(path) < len(levels) or levels[-1] not in path[-1]:
+    if below != text:
         return False
-    for i in range(len(levels) - 1, -1, -1):
-        branch = path[i]
-        del branch[levels[i]]
-        if branch:
-            _fold(path, levels, i)
+    branch, level = path.pop()
+    del branch[level]
+    while path and len(branch) == 1:
+        (alone,) = branch.values()
+        if isinstance(alone, dict):
             break
+        branch, level = path.pop()
+        branch[level] = alone
     return True
 
 
-def _fold(path: list[_Branch], levels: list[str], i: int) -> None:
-    """Where only the text that ends at branch ``i`` is left, that text takes the branch's place."""
-    end = path[i].get(_END)
-    if i > 0 and len(path[i]) == 1 and end is not None:
-        path[i - 1][levels[i - 1]] = end
-
-
 def _holds(branch: _Branch, text: str) -> bool:
-    here: _Branch | str = branch
     for level in text.split("/"):
-        if isinstance(here, str):
-            return False
-        below = here.get(level)
-        if below is None:
-            return False
-        here = below
-    return isinstance(here, str) or _END in here
+        below = branch.get(level)
+        if not isinstance(below, dict):
+            return below == text
+        branch = below
+    return _END in branch
 
 
 def _below(branch: _Branch) -> Iterator[str]:
@@ -283,8 +269,9 @@ def _children(branch: _Branch, plain: bool = False) -> Iterator[_Branch | str]:
     return iter([below for level, below in branch.items() if level != _END and not (plain and level.startswith("$"))])
 
 
-def _found(branch: _Branch, wanted: list[str]) -> Iterator[str]:
+def _found(branch: _Branch, filter: str) -> Iterator[str]:
     """The texts of a tree of names that match. A stack, since names may be as deep as they like."""
+    wanted = filter.split("/")
     rest_at = len(wanted) - 1 if wanted[-1] == "#" else -1
     stack: list[tuple[int, Iterator[_Branch | str]]] = [(0, iter([branch]))]
     while stack:
@@ -292,14 +279,15 @@ def _found(branch: _Branch, wanted: list[str]) -> Iterator[str]:
         here = next(siblings, None)
         if here is None:
             stack.pop()
-        elif depth == len(wanted) or (depth == rest_at and isinstance(here, str)):
-            end = here if isinstance(here, str) else here.get(_END)
-            if isinstance(end, str):
-                yield end
         elif isinstance(here, str):
-            continue
+            if depth == rest_at or matches(filter, here):
+                yield here
         elif depth == rest_at:
             yield from _all_below(here, plain=depth == 0)
+        elif depth == len(wanted):
+            end = here.get(_END)
+            if isinstance(end, str):
+                yield end
         elif wanted[depth] == "+":
             stack.append((depth + 1, _children(here, plain=depth == 0)))
         else:
@@ -324,10 +312,8 @@ def _filters_of(root: _Branch, name: str) -> list[str]:
     """The filters of a tree of wildcard filters that match ``name``, shallow ``#`` first."""
     found: list[str] = []
     reached: list[_Branch] = [root]
-    levels = name.split("/")
-    last = len(levels) - 1
     wild = not name.startswith("$")
-    for depth, level in enumerate(levels):
+    for level in name.split("/"):
         onward: list[_Branch] = []
         for branch in reached:
             if wild:
@@ -337,7 +323,7 @@ def _filters_of(root: _Branch, name: str) -> list[str]:
             for below in (branch.get(level), branch.get("+") if wild else None):
                 if isinstance(below, dict):
                     onward.append(below)
-                elif below is not None and depth == last:
+                elif below is not None and matches(below, name):
                     found.append(below)
         reached = onward
         wild = True
@@ -355,9 +341,9 @@ def _cost(name: str, matched: int) -> int:
 
 
 def _check_shape(branch: _Branch, root: bool = False) -> None:
-    assert root or branch, "a bare branch was left"
-    assert root or branch.keys() != {_END}, "a text alone needs no branch"
+    alone = len(branch) == 1 and isinstance(next(iter(branch.values())), str)
+    assert root or (branch and not alone), "a dict is only where paths part"
     for key, below in branch.items():
-        assert key != _END or isinstance(below, str)
         if isinstance(below, dict):
+            assert key not in (_END, "#"), "nothing goes on below an end"
             _check_shape(below)

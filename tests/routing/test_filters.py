@@ -274,3 +274,14 @@ def test_a_long_random_life():
             assert set(tree.find(filter)) == {n for n in names if matches(filter, n)}
     trie.check()
     tree.check()
+
+
+def test_a_lone_text_costs_one_entry_however_deep_it_is():
+    tree = NameTree()
+    deep = "/".join("d" * LEVELS_MAX)
+    tree.add(deep)
+    assert tree._root == {"d": deep}
+    tree.add("d/d/x")
+    assert tree._root == {"d": {"d": {"d": deep, "x": "d/d/x"}}}
+    tree.discard("d/d/x")
+    assert tree._root == {"d": deep}
