@@ -1,0 +1,268 @@
+"""An MCP endpoint on a real socket over a real broker in memory; directory, calls and rooms are small fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from dragoman.adapters.mcp.routes import McpEndpoint, add_routes
+from dragoman.adapters.mcp.settings import McpSettings
+from dragoman.adapters.serving.credentials import Credentials
+from dragoman.adapters.serving.web import RUNNER_OPTIONS, application
+from dragoman.adapters.serving.web_settings import WebSettings
+from dragoman.broker.broker import Broker
+from dragoman.broker.clock import SystemClock
+from dragoman.broker.gate import Gate
+from dragoman.broker.gate_settings import GateSettings
+from dragoman.broker.log.memory import MemoryLog
+from dragoman.broker.metrics import Metrics
+from dragoman.broker.presence import State
+from dragoman.broker.principal import ANONYMOUS, Principal
+from dragoman.broker.settings import BrokerSettings
+from dragoman.broker.timers import Timers
+from dragoman.routing.cards import Card, Query, Skill, search, skill_key
+from dragoman.routing.refusals import Reason, Refusal
+
+MODERN = "2026-07-28"
+META = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+Serve = Callable[["FakeCall"], None]
+
+
+class FakeAgent:
+    def __init__(self, agent: str, principal: str, card: Card) -> None:
+        self.id = self.agent = agent
+        self.principal_name = principal
+        self.card: Card | None = card
+        self.state = State.ONLINE
+        self.since_ms = 1
+        self.load = 0
+
+
+class FakeDirectory:
+    """Agents with cards, and whoever arrived."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.agents: dict[str, FakeAgent] = {}
+        self.arrived: dict[Any, str] = {}
+        self.departed: list[tuple[str, bool]] = []
+        self.members_of: dict[str, list[tuple[str, int]]] = {}
+        self.hidden_from: set[str] = set()
+        self._watchers: list[Callable[[Any], None]] = []
+
+    def add(self, agent: str, *skills: Skill, principal: str = "plant") -> None:
+        self.agents[agent] = FakeAgent(agent, principal, Card(agent=agent, name=agent, skills=skills))
+        self.revision += 1
+        for watcher in self._watchers:
+            watcher(None)
+
+    def skills(self, principal: Principal) -> list[tuple[str, Skill, list[str]]]:
+        found: dict[str, tuple[Skill, list[str]]] = {}
+        if principal.name in self.hidden_from:
+            return []
+        for agent in self.agents.values():
+            assert agent.card is not None
+            for skill in agent.card.skills:
+                found.setdefault(skill_key(skill), (skill, []))[1].append(agent.id)
+        return [(key, skill, agents) for key, (skill, agents) in found.items()]
+
+    def get(self, agent: str) -> FakeAgent | None:
+        return self.agents.get(agent)
+
+    def find(self, principal: Principal, query: Query) -> list[FakeAgent]:
+        return search(self.agents.values(), query)
+
+    def members(self, name: str) -> list[tuple[str, int]]:
+        return self.members_of.get(name, [])
+
+    def projected(self, name: str) -> Iterator[tuple[str, bytes]]:
+        if name == "$mesh/v1/presence/t1":
+            yield name, b'{"state":"online"}'
+
+    def watch(self, fn: Callable[[Any], None]) -> Callable[[], None]:
+        self._watchers.append(fn)
+        return lambda: self._watchers.remove(fn)
+
+    def arrive(self, session: Any, agent: str, *, keeps: bool) -> int | Refusal:
+        self.arrived[session] = agent
+        return 1
+
+    def depart(self, session: Any, *, clean: bool, keeps: bool) -> None:
+        self.departed.append((self.arrived.pop(session), clean))
+
+
+class FakeOutcome:
+    def __init__(self, payload: bytes | None, content_type: str | None = None, refusal: Refusal | None = None) -> None:
+        self.payload = payload
+        self.content_type = content_type
+        self.refusal = refusal
+
+
+class FakeCall:
+    def __init__(self, calls: FakeCalls, caller: Any, agent: str | None, skill: str, arguments: bytes) -> None:
+        self.id = f"call-{len(calls.started)}"
+        self.caller = caller
+        self.agent = agent
+        self.skill = skill
+        self.arguments = json.loads(arguments)
+        self.cancelled = asyncio.Event()
+
+    def part(self, payload: bytes) -> None:
+        self.caller.part(self, payload, None)
+
+    def answer(self, payload: bytes, content_type: str | None = None) -> None:
+        self.caller.final(self, FakeOutcome(payload, content_type))
+
+    def refuse(self, reason: Reason, detail: str) -> None:
+        self.caller.final(self, FakeOutcome(None, None, Refusal(reason, detail)))
+
+
+class FakeCalls:
+    """``serve`` is given each call and answers it, now or later."""
+
+    def __init__(self) -> None:
+        self.started: list[FakeCall] = []
+        self.serve: Serve = lambda call: call.answer(json.dumps(call.arguments).encode())
+        self.asked = asyncio.Event()
+
+    def start(self, caller: Any, *, agent: str | None, skill: str, arguments: bytes, **more: Any) -> FakeCall | Refusal:
+        if agent == "nobody":
+            return Refusal(Reason.UNKNOWN_AGENT, "there is no agent 'nobody'")
+        call = FakeCall(self, caller, agent, skill, arguments)
+        call.deadline_ms = more["deadline_ms"]  # type: ignore[attr-defined]
+        self.started.append(call)
+        self.asked.set()
+        asyncio.get_running_loop().call_soon(self.serve, call)
+        return call
+
+    def cancel(self, session: Any, call_id: str) -> Refusal | None:
+        for call in self.started:
+            if call.id == call_id:
+                call.cancelled.set()
+        return None
+
+
+class FakeAuthenticator:
+    """``good`` is the token of alice, who has the agent ``desk``; no credentials are anonymous if allowed."""
+
+    def __init__(self) -> None:
+        self.anonymous = True
+        self.people = {
+            "good": Principal("alice", agents=frozenset({"desk"})),
+            "other": Principal("bob"),
+        }
+
+    def check(self, credentials: Credentials, then: Callable[[Principal | Refusal], None]) -> None:
+        known = self.people.get(credentials.token or "")
+        if known is not None:
+            then(known)
+        elif credentials.token is None and self.anonymous:
+            then(ANONYMOUS)
+        else:
+            then(Refusal(Reason.NOT_AUTHENTICATED, "who are you?"))
+
+
+class McpMesh:
+    """What a test holds."""
+
+    def __init__(self, broker: Broker, login: FakeAuthenticator, port: int, http: aiohttp.ClientSession) -> None:
+        self.broker = broker
+        self.login = login
+        self.directory: FakeDirectory = broker.directory  # type: ignore[attr-defined]
+        self.calls: FakeCalls = broker.calls  # type: ignore[attr-defined]
+        self.url = f"http://127.0.0.1:{port}/mcp"
+        self.port = port
+        self.http = http
+        self.endpoint: McpEndpoint
+
+    async def post(
+        self, body: Any, headers: dict[str, str | None] | None = None
+    ) -> tuple[int, dict[str, str], Any]:
+        """Sends a body; (status, headers in lower case, decoded answer). A header given as None is left out."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        sent = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json", **(headers or {})}
+        lines = {name: value for name, value in sent.items() if value is not None}
+        async with self.http.post(self.url, data=raw, headers=lines, skip_auto_headers=["Accept"]) as answer:
+            text = await answer.read()
+            head = {name.lower(): value for name, value in answer.headers.items()}
+            kind = head.get("content-type", "")
+            if kind.startswith("text/event-stream"):
+                return answer.status, head, events(text)
+            return answer.status, head, json.loads(text) if "json" in kind else text
+
+    async def ask(
+        self, method: str, params: dict[str, Any] | None = None, headers: dict[str, str | None] | None = None
+    ) -> tuple[int, dict[str, str], Any]:
+        """Sends a well-formed modern request."""
+        body, lines = modern(method, params)
+        return await self.post(body, {**lines, **(headers or {})})
+
+    async def call(self, name: str, arguments: dict[str, Any], **headers: str) -> dict[str, Any]:
+        """The result of a tool."""
+        status, _, answer = await self.ask("tools/call", {"name": name, "arguments": arguments}, dict(headers))
+        assert status == 200, answer
+        result = answer["result"]
+        assert isinstance(result, dict)
+        return result
+
+
+def modern(method: str, params: dict[str, Any] | None = None, request_id: Any = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A modern request and its headers."""
+    given = params or {}
+    meta = {**META, **given.get("_meta", {})}
+    headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": method}
+    name = given.get("uri") if method == "resources/read" else given.get("name")
+    if name is not None:
+        headers["Mcp-Name"] = name
+    return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": {**given, "_meta": meta}}, headers
+
+
+def events(text: bytes) -> list[Any]:
+    """The JSON of each event."""
+    return [json.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ")]
+
+
+async def next_event(content: aiohttp.StreamReader) -> Any:
+    """The JSON of the next event of a stream."""
+    while True:
+        line = await asyncio.wait_for(content.readline(), 5)
+        assert line, "the stream ended"
+        if line.startswith(b"data: "):
+            return json.loads(line[6:])
+
+
+@contextlib.asynccontextmanager
+async def mcp_mesh(settings: McpSettings | None = None, gate: GateSettings | None = None) -> AsyncIterator[McpMesh]:
+    """Starts one; everything is gone at the end."""
+    loop, clock, log = asyncio.get_running_loop(), SystemClock(), MemoryLog()
+    broker: Any = Broker(BrokerSettings(), clock, log, Gate(gate or GateSettings()), loop, Metrics())
+    broker.timers = Timers(clock, loop.call_later, log)
+    broker.directory = FakeDirectory()
+    broker.calls = FakeCalls()
+    await broker.start()
+    login = FakeAuthenticator()
+    app = application(login, WebSettings())  # type: ignore[arg-type]
+    endpoint = add_routes(app, broker, settings or McpSettings(), version="9.9")
+    runner = web.AppRunner(app, shutdown_timeout=1, **RUNNER_OPTIONS)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    try:
+        async with aiohttp.ClientSession() as http:
+            mesh = McpMesh(broker, login, port, http)
+            mesh.endpoint = endpoint
+            yield mesh
+    finally:
+        await runner.cleanup()
+        await broker.stop()
