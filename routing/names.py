@@ -97,8 +97,6 @@ def matches(filter: str, name: str) -> bool:
     levels = name.split("/")
     if wanted[-1] == "#":
         wanted.pop()
-        if len(levels) < len(wanted):
-            return False
         levels = levels[: len(wanted)]
     return len(wanted) == len(levels) and all(w in ("+", level) for w, level in zip(wanted, levels, strict=True))
 

@@ -285,3 +285,26 @@ def test_a_lone_text_costs_one_entry_however_deep_it_is():
     assert tree._root == {"d": {"d": {"d": deep, "x": "d/d/x"}}}
     tree.discard("d/d/x")
     assert tree._root == {"d": deep}
+
+
+def test_a_name_that_goes_while_it_is_next_does_not_come():
+    tree = NameTree()
+    for name in ("a/1", "a/2", "a/3"):
+        tree.add(name)
+    for filter in ("a/#", "a/+", "+/+", "#"):
+        reading = tree.find(filter)
+        assert next(reading) == "a/1"
+        tree.discard("a/2")
+        assert list(reading) == ["a/3"]
+        tree.discard("a/3")
+        tree.add("a/2")
+        tree.add("a/3")
+
+
+def test_below_a_dollar_level_wildcards_match_again():
+    trie: FilterTrie[str] = FilterTrie()
+    for filter in ("$x/+", "$x/#", "$x/+/+", "$x/a/#", "+/a", "#", "+/#"):
+        trie.add(filter, filter)
+    assert sorted(trie.match("$x/a")) == ["$x/#", "$x/+", "$x/a/#"]
+    assert sorted(trie.match("$x/a/b")) == ["$x/#", "$x/+/+", "$x/a/#"]
+    assert sorted(trie.match("$x")) == ["$x/#"]
