@@ -68,7 +68,7 @@ class SkillChecks:
         if schema is None:
             return None
         try:
-            return SchemaCheck(schema, bytes_max)
+            return SchemaCheck({**schema, "type": "object"}, bytes_max)
         except SchemaFaultError as error:
             self.fault = str(error)
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from typing import TYPE_CHECKING, Final
 
@@ -84,7 +84,7 @@ def value_of(broker: Broker, name: str) -> Message | None:
 def read_cursor(cursor: str) -> str:
     """The name a page cursor stands for. Raises RpcError."""
     try:
-        return urlsafe_b64decode(cursor.encode()).decode()
+        return b64decode(cursor, altchars=b"-_", validate=True).decode()
     except (Base64Error, ValueError):
         raise RpcError(INVALID_PARAMS, f"no such cursor: {shown(cursor)}") from None
 

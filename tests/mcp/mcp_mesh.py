@@ -185,9 +185,7 @@ class McpMesh:
         self.http = http
         self.endpoint: McpEndpoint
 
-    async def post(
-        self, body: Any, headers: dict[str, str | None] | None = None
-    ) -> tuple[int, dict[str, str], Any]:
+    async def post(self, body: Any, headers: dict[str, str | None] | None = None) -> tuple[int, dict[str, str], Any]:
         """Sends a body; (status, headers in lower case, decoded answer). A header given as None is left out."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json", **(headers or {})}
@@ -216,7 +214,9 @@ class McpMesh:
         return result
 
 
-def modern(method: str, params: dict[str, Any] | None = None, request_id: Any = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+def modern(
+    method: str, params: dict[str, Any] | None = None, request_id: Any = 1
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """A modern request and its headers."""
     given = params or {}
     meta = {**META, **given.get("_meta", {})}

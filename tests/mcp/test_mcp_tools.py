@@ -1,0 +1,686 @@
+"""Skills as tools and the tools every caller has, through the real transport and a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Any
+
+import pytest
+from mcp_mesh import McpMesh, events, mcp_mesh, modern, next_event
+
+from dragoman.adapters.mcp.settings import McpSettings
+from dragoman.broker.gate_settings import GateSettings, RuleSettings
+from dragoman.broker.principal import Principal
+from dragoman.routing.cards import Query, Skill
+from dragoman.routing.message import Message
+from dragoman.routing.refusals import Reason
+
+TEMPERATURE = {
+    "type": "object",
+    "properties": {"celsius": {"type": "number", "minimum": 5, "maximum": 30}},
+    "required": ["celsius"],
+    "additionalProperties": False,
+}
+MESH_TOOLS = [
+    "mesh_find_agents",
+    "mesh_join",
+    "mesh_leave",
+    "mesh_members",
+    "mesh_open_room",
+    "mesh_publish",
+    "mesh_read",
+    "mesh_wait",
+]
+
+
+def run(body: Any, gate: GateSettings | None = None, **settings: Any) -> None:
+    """Runs a test against a mesh."""
+
+    async def main() -> None:
+        async with mcp_mesh(McpSettings(**settings), gate) as mesh:
+            await body(mesh)
+
+    asyncio.run(main())
+
+
+async def tools(mesh: McpMesh, **headers: str) -> dict[str, dict[str, Any]]:
+    """All tools by name, over all pages, in the order given."""
+    found: dict[str, dict[str, Any]] = {}
+    cursor: str | None = None
+    while True:
+        _, _, answer = await mesh.ask("tools/list", {"cursor": cursor} if cursor else {}, dict(headers))
+        found |= {tool["name"]: tool for tool in answer["result"]["tools"]}
+        cursor = answer["result"].get("nextCursor")
+        if cursor is None:
+            return found
+
+
+def text(result: dict[str, Any]) -> str:
+    assert len(result["content"]) == 1
+    told = result["content"][0]["text"]
+    assert isinstance(told, str)
+    return told
+
+
+# -- skills ------------------------------------------------------------------------------------------
+
+
+def test_many_servers_of_a_skill_are_one_tool() -> None:
+    async def body(mesh: McpMesh) -> None:
+        skill = Skill("set_temperature", "Sets it.", TEMPERATURE, tags=("heating",), title="Set the temperature")
+        for n in range(3):
+            mesh.directory.add(f"thermostat{n}", skill)
+        found = await tools(mesh)
+        assert list(found) == sorted([*MESH_TOOLS, "set_temperature"])
+        tool = found["set_temperature"]
+        assert tool["inputSchema"]["properties"]["agent"]["enum"] == ["thermostat0", "thermostat1", "thermostat2"]
+        assert tool["inputSchema"]["required"] == ["celsius"]
+        assert tool["title"] == "Set the temperature"
+        assert "3 agents" in tool["description"]
+        for n in range(20):
+            mesh.directory.add(f"thermostat{n}", skill)
+        assert len((await tools(mesh))["set_temperature"]["inputSchema"]["properties"]["agent"]["enum"]) == 20
+        mesh.directory.add("thermostat20", skill)
+        assert "enum" not in (await tools(mesh))["set_temperature"]["inputSchema"]["properties"]["agent"]
+        assert skill.input_schema == TEMPERATURE, "the skill's own schema stays as it was given"
+
+    run(body)
+
+
+def test_skills_of_one_name_and_another_schema_are_other_tools_and_keep_their_names() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("a", Skill("move", input_schema={"type": "object"}))
+        first = (await tools(mesh))["move"]
+        mesh.directory.add("0", Skill("move", input_schema={"type": "object", "required": ["x"]}))
+        mesh.directory.add("b", Skill("öffne tür"), Skill("mesh_publish"))
+        found = await tools(mesh)
+        assert found["move"] == first
+        names = set(found) - set(MESH_TOOLS) - {"move"}
+        assert len(names) == 3
+        assert {name.rsplit("_", 1)[0] for name in names} == {"move", "ffne_t_r", "mesh_publish"}
+        assert found["mesh_publish"]["title"] == "Publish a message"
+        other = next(name for name in names if name.startswith("move_"))
+        assert (await mesh.call(other, {"x": 1}))["structuredContent"] == {"x": 1}
+        assert [(call.agent, call.skill) for call in mesh.calls.started] == [(None, "move")]
+
+    run(body)
+
+
+def test_lists_come_in_pages_that_stay_true_while_tools_come_and_go() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("a", *[Skill(f"skill{n:02}") for n in range(7)])
+        _, _, answer = await mesh.ask("tools/list")
+        page = answer["result"]
+        assert [tool["name"] for tool in page["tools"]] == MESH_TOOLS[:3]
+        mesh.directory.add("b", Skill("aaa"))
+        _, _, answer = await mesh.ask("tools/list", {"cursor": page["nextCursor"]})
+        assert [tool["name"] for tool in answer["result"]["tools"]] == MESH_TOOLS[3:6]
+        assert len(await tools(mesh)) == 16
+        for cursor in ("!", "bm9z==dWNo", "/w=="):
+            status, _, answer = await mesh.ask("tools/list", {"cursor": cursor})
+            assert (status, answer["error"]["code"]) == (400, -32602)
+
+    run(body, page_size=3)
+
+
+def test_tools_are_those_the_caller_may_see() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("a", Skill("secret"))
+        mesh.directory.hidden_from.add("anonymous")
+        assert "secret" not in await tools(mesh)
+        assert "secret" in await tools(mesh, Authorization="Bearer good")
+        status, _, answer = await mesh.ask("tools/call", {"name": "secret", "arguments": {}})
+        assert (status, answer["error"]["code"]) == (400, -32602)
+
+    run(body)
+
+
+def test_an_unknown_tool_is_an_error_of_the_protocol() -> None:
+    async def body(mesh: McpMesh) -> None:
+        status, _, answer = await mesh.ask("tools/call", {"name": "no_such", "arguments": {}})
+        assert (status, answer["error"]["code"]) == (400, -32602)
+        assert "no_such" in answer["error"]["message"]
+
+    run(body)
+
+
+def test_arguments_are_checked_before_anybody_is_asked() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("t1", Skill("set_temperature", input_schema=TEMPERATURE))
+        for bad in ({}, {"celsius": "warm"}, {"celsius": 99}, {"celsius": 20, "extra": 1}, {"celsius": 20, "agent": 3}):
+            result = await mesh.call("set_temperature", bad)
+            assert result["isError"]
+            assert text(result).startswith("arguments-invalid: ")
+        assert mesh.calls.started == []
+        assert (await mesh.call("set_temperature", {"celsius": 20, "agent": "t1"}))["structuredContent"] == {
+            "celsius": 20
+        }
+        assert [(call.agent, call.arguments) for call in mesh.calls.started] == [("t1", {"celsius": 20})]
+        assert mesh.calls.started[0].deadline_ms == 7000  # type: ignore[attr-defined]
+
+    run(body, call_timeout_s=7.0)
+
+
+def test_a_skill_that_has_an_argument_called_agent_keeps_it() -> None:
+    async def body(mesh: McpMesh) -> None:
+        schema = {"type": "object", "properties": {"agent": {"type": "integer"}}}
+        mesh.directory.add("t1", Skill("assign", input_schema=schema))
+        shown = (await tools(mesh))["assign"]["inputSchema"]["properties"]
+        assert shown["agent"] == {"type": "integer"}
+        assert shown["mesh_agent"]["enum"] == ["t1"]
+        await mesh.call("assign", {"agent": 7, "mesh_agent": "t1"})
+        assert [(call.agent, call.arguments) for call in mesh.calls.started] == [("t1", {"agent": 7})]
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"x": {"type": "strange"}}},
+        {"type": "object", "description": "x" * 2000},
+    ],
+)
+def test_a_schema_that_cannot_be_used_does_not_spoil_the_list(schema: dict[str, Any]) -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("t1", Skill("odd", input_schema=schema))
+        tool = (await tools(mesh))["odd"]
+        assert list(tool["inputSchema"]["properties"]) == ["agent"]
+        assert "cannot be used" in tool["description"]
+        assert (await mesh.call("odd", {"x": []}))["structuredContent"] == {"x": []}
+
+    run(body, schema_bytes_max=1024)
+
+
+def test_answers_become_content_as_they_are() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("t1", Skill("say"))
+        answers: list[tuple[bytes, str | None]] = [
+            (b'{"a": 1}', None),
+            (b"[1]", "application/json"),
+            ("grün".encode(), None),
+            (b"\x89PNG\xff", "image/png"),
+            (b"\x00\xff", None),
+        ]
+        mesh.calls.serve = lambda call: call.answer(*answers[len(mesh.calls.started) - 1])
+        results = [await mesh.call("say", {}) for _ in answers]
+        assert results[0]["content"] == [{"type": "text", "text": '{"a": 1}'}]
+        assert results[0]["structuredContent"] == {"a": 1}
+        assert text(results[1]) == "[1]"
+        assert text(results[2]) == "grün"
+        assert all("structuredContent" not in result for result in results[1:])
+        assert results[3]["content"][0] == {
+            "type": "image",
+            "data": base64.b64encode(b"\x89PNG\xff").decode(),
+            "mimeType": "image/png",
+        }
+        resource = results[4]["content"][0]["resource"]
+        assert (resource["uri"], resource["blob"]) == ("call:///call-4", "AP8=")
+
+    run(body)
+
+
+def test_what_the_mesh_refuses_is_an_error_the_model_can_read() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("t1", Skill("say"))
+        result = await mesh.call("say", {"agent": "nobody"})
+        assert (result["isError"], text(result)) == (True, "unknown-agent: there is no agent 'nobody'")
+        mesh.calls.serve = lambda call: call.refuse(Reason.DEADLINE_PASSED, "no answer in 60 s")
+        result = await mesh.call("say", {})
+        assert (result["isError"], text(result)) == (True, "deadline-passed: no answer in 60 s")
+
+    run(body)
+
+
+def test_an_answer_is_held_to_the_schema_the_skill_promised() -> None:
+    async def body(mesh: McpMesh) -> None:
+        schema = {"properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+        mesh.directory.add("t1", Skill("check", output_schema=schema))
+        assert (await tools(mesh))["check"]["outputSchema"] == {**schema, "type": "object"}
+        mesh.calls.serve = lambda call: call.answer(b'{"ok": true}')
+        assert (await mesh.call("check", {}))["structuredContent"] == {"ok": True}
+        for answer in (b'{"ok": 3}', b"fine"):
+            mesh.calls.serve = lambda call, answer=answer: call.answer(answer)  # type: ignore[misc]
+            result = await mesh.call("check", {})
+            assert result["isError"]
+            assert text(result).startswith("failed: ")
+
+    run(body)
+
+
+def test_partial_answers_are_progress_for_who_wants_it() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("t1", Skill("slow"))
+
+        def serve(call: Any) -> None:
+            call.part(b"half")
+            call.part(b"\xff")
+            asyncio.get_running_loop().call_soon(call.answer, b"done")
+
+        mesh.calls.serve = serve
+        message, headers = modern("tools/call", {"name": "slow", "arguments": {}, "_meta": {"progressToken": "p"}})
+        _, lines, told = await mesh.post(message, headers)
+        assert lines["content-type"].startswith("text/event-stream")
+        assert [event.get("params") for event in told[:-1]] == [
+            {"progressToken": "p", "progress": 1, "message": "half"},
+            {"progressToken": "p", "progress": 2},
+        ]
+        assert told[-1]["result"]["content"] == [{"type": "text", "text": "done"}]
+        _, lines, _ = await mesh.ask("tools/call", {"name": "slow", "arguments": {}})
+        assert lines["content-type"].startswith("application/json")
+
+    run(body)
+
+
+def test_annotated_arguments_must_be_in_headers_too() -> None:
+    async def body(mesh: McpMesh) -> None:
+        schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+        mesh.directory.add("t1", Skill("route", input_schema=schema))
+        params = {"name": "route", "arguments": {"region": "west"}}
+        status, _, answer = await mesh.ask("tools/call", params)
+        assert (status, answer["error"]["code"]) == (400, -32020)
+        status, _, answer = await mesh.ask("tools/call", params, {"Mcp-Param-Region": "east"})
+        assert (status, answer["error"]["code"]) == (400, -32020)
+        assert (await mesh.ask("tools/call", params, {"Mcp-Param-Region": "west"}))[0] == 200
+
+    run(body)
+
+
+# -- the tools every caller has -----------------------------------------------------------------------
+
+
+def test_what_is_published_is_read_with_all_it_came_with() -> None:
+    async def body(mesh: McpMesh) -> None:
+        given = {
+            "channel": "line/1",
+            "text": "grün",
+            "content_type": "text/x",
+            "headers": {"a": "b"},
+            "key": "k",
+            "reply_to": "answers",
+            "correlation": "c1",
+            "cause": "1-0",
+            "expires_s": 1000,
+            "retain": True,
+        }
+        published = (await mesh.call("mesh_publish", given))["structuredContent"]
+        assert (published["channel"], published["offset"]) == ("line/1", 0)
+        await mesh.call("mesh_publish", {"channel": "line/1", "base64": "AP8="})
+        read = (await mesh.call("mesh_read", {"channel": "line/1"}))["structuredContent"]
+        first, second = read["messages"]
+        assert first["id"] == published["id"]
+        assert {name: first[name] for name in ("text", "content_type", "reply_to", "correlation", "cause")} == {
+            "text": "grün",
+            "content_type": "text/x",
+            "reply_to": "answers",
+            "correlation": "c1",
+            "cause": "1-0",
+        }
+        assert first["headers"] == [{"name": "a", "value": "b"}]
+        assert first["expires_ms"] - first["time_ms"] in range(999_000, 1_001_000)
+        assert (second["base64"], read["next_offset"]) == ("AP8=", 2)
+        assert read["retained"]["text"] == "grün"
+        message = mesh.broker.last_of("line/1")
+        assert message is not None
+        assert message.payload == b"\x00\xff"
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"channel": "a"},
+        {"channel": "a", "text": "x", "base64": "AA=="},
+        {"channel": "a", "base64": "?"},
+        {"channel": "a/#", "text": "x"},
+        {"channel": "", "text": "x"},
+        {"channel": "$mesh/v1/presence/x", "text": "x"},
+        {"channel": "a", "text": "x", "cause": "nonsense"},
+        {"channel": "a", "text": "x", "reply_to": "a/+"},
+        {"channel": "a", "text": "\ud800"},
+        {"channel": "a", "text": "x", "typo": 1},
+    ],
+)
+def test_what_cannot_be_published_is_refused(given: dict[str, Any]) -> None:
+    async def body(mesh: McpMesh) -> None:
+        assert (await mesh.call("mesh_publish", given))["isError"]
+        assert mesh.broker.last_of("a") is None
+        assert not list(mesh.broker.sessions())
+
+    run(body)
+
+
+def test_publishing_again_with_the_same_key_says_nothing_again() -> None:
+    async def body(mesh: McpMesh) -> None:
+        given = {"channel": "a", "text": "x", "idempotency_key": "k"}
+        first = await mesh.call("mesh_publish", given)
+        again = await mesh.call("mesh_publish", given)
+        assert first["structuredContent"]["id"] == again["structuredContent"]["id"]
+        other = await mesh.call("mesh_publish", given, Authorization="Bearer good")
+        assert other["structuredContent"]["offset"] == 1
+
+    run(body)
+
+
+def test_the_newest_are_read_unless_an_offset_is_given() -> None:
+    async def body(mesh: McpMesh) -> None:
+        for n in range(10):
+            await mesh.call("mesh_publish", {"channel": "a", "text": str(n)})
+
+        async def read(**given: int) -> tuple[list[str], int]:
+            found = (await mesh.call("mesh_read", {"channel": "a", **given}))["structuredContent"]
+            return [message["text"] for message in found["messages"]], found["next_offset"]
+
+        assert await read(limit=3) == (["7", "8", "9"], 10)
+        assert await read(offset=0, limit=2) == (["0", "1"], 2)
+        assert await read(offset=2, limit=2) == (["2", "3"], 4)
+        assert await read(offset=10) == ([], 10)
+        refused = await mesh.call("mesh_read", {"channel": "no/such"})
+        assert text(refused).startswith("unknown-channel: ")
+
+    run(body)
+
+
+def test_waiting_hears_what_is_said_from_now_on() -> None:
+    async def body(mesh: McpMesh) -> None:
+        await mesh.call("mesh_publish", {"channel": "a/1", "text": "before", "retain": True})
+        waiting = asyncio.create_task(mesh.call("mesh_wait", {"channel": "a/+", "timeout_s": 5}))
+        while not list(mesh.broker.sessions()) or not any(
+            map(list, map(mesh.broker.subscriptions, mesh.broker.sessions()))
+        ):
+            await asyncio.sleep(0)
+        await mesh.call("mesh_publish", {"channel": "a/2", "text": "now"})
+        heard = (await waiting)["structuredContent"]["messages"]
+        assert [(message["channel"], message["text"]) for message in heard] == [("a/2", "now")]
+        nothing = await mesh.call("mesh_wait", {"channel": "a/1", "timeout_s": 0})
+        assert nothing["structuredContent"] == {"messages": []}
+        assert not list(mesh.broker.sessions())
+
+    run(body)
+
+
+def test_a_cursor_misses_nothing_between_two_waits() -> None:
+    async def body(mesh: McpMesh) -> None:
+        joined = (await mesh.call("mesh_join", {"channel": "a"}))["structuredContent"]
+        for n in range(10):
+            await mesh.call("mesh_publish", {"channel": "a", "text": str(n)})
+        wait = {"cursor": joined["cursor"], "limit": 3}
+        heard: list[str] = []
+        for _ in range(4):
+            found = (await mesh.call("mesh_wait", wait))["structuredContent"]
+            assert "lost" not in found
+            heard += [message["text"] for message in found["messages"]]
+        assert heard == [str(n) for n in range(10)], "more than its memory holds: the channel kept its place"
+        left = (await mesh.call("mesh_leave", {"cursor": joined["cursor"]}))["structuredContent"]
+        assert left == {"channel": "a", "unread": 0}
+        gone = await mesh.call("mesh_wait", wait)
+        assert text(gone).startswith("gone: ")
+
+    run(body, cursor_messages_max=4)
+
+
+def test_joining_again_is_the_same_cursor_and_another_channel_is_a_conflict() -> None:
+    async def body(mesh: McpMesh) -> None:
+        join = {"channel": "a", "cursor": "mine", "lease_s": 10}
+        assert (await mesh.call("mesh_join", join))["structuredContent"] == {
+            "cursor": "mine",
+            "channel": "a",
+            "lease_s": 10,
+        }
+        await mesh.call("mesh_publish", {"channel": "a", "text": "x"})
+        await mesh.call("mesh_join", {**join, "lease_s": 10_000})
+        found = (await mesh.call("mesh_wait", {"cursor": "mine"}))["structuredContent"]
+        assert [message["text"] for message in found["messages"]] == ["x"]
+        assert text(await mesh.call("mesh_join", {**join, "channel": "b"})).startswith("conflict: ")
+        other = await mesh.call("mesh_wait", {"cursor": "mine"}, Authorization="Bearer good")
+        assert text(other).startswith("gone: "), "a cursor is its owner's"
+
+    run(body)
+
+
+def test_cursors_are_bounded_and_end_with_their_lease() -> None:
+    async def body(mesh: McpMesh) -> None:
+        joined = await mesh.call("mesh_join", {"channel": "a", "lease_s": 0.01})
+        refused = await mesh.call("mesh_join", {"channel": "b"})
+        assert text(refused).startswith("quota-exceeded: ")
+        while list(mesh.broker.sessions()):
+            await asyncio.sleep(0.01)
+        gone = await mesh.call("mesh_wait", {"cursor": joined["structuredContent"]["cursor"]})
+        assert text(gone).startswith("gone: ")
+        assert (await mesh.call("mesh_join", {"channel": "b"}))["structuredContent"]["channel"] == "b"
+
+    run(body, cursors_per_principal_max=1)
+
+
+def test_a_cursor_makes_its_agent_present_until_it_leaves() -> None:
+    async def body(mesh: McpMesh) -> None:
+        me = {"Authorization": "Bearer good", "Mesh-Agent": "desk"}
+        joined = (await mesh.call("mesh_join", {"channel": "a", "cursor": "c"}, **me))["structuredContent"]
+        assert list(mesh.directory.arrived.values()) == ["desk"]
+        published = await mesh.call("mesh_publish", {"channel": "a", "text": "x"}, **me)
+        assert published["structuredContent"]["offset"] == 0
+        heard = (await mesh.call("mesh_wait", {"cursor": "c"}, **me))["structuredContent"]
+        assert heard["messages"][0]["sender"] == "desk"
+        elsewhere = await mesh.call("mesh_wait", {"cursor": "c"}, Authorization="Bearer good")
+        assert text(elsewhere).startswith("gone: "), "the cursor belongs to the agent that joined"
+        await mesh.call("mesh_leave", {"cursor": joined["cursor"]}, **me)
+        assert mesh.directory.departed == [("desk", True)]
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Mesh-Agent": "desk"}, 403),
+        ({"Authorization": "Bearer good", "Mesh-Agent": "t1"}, 403),
+        ({"Authorization": "Bearer other", "Mesh-Agent": "desk"}, 403),
+        ({"Authorization": "Bearer other", "Mesh-Agent": "bobs%20own"}, 200),
+        ({"Authorization": "Bearer good", "Mesh-Agent": "%zz"}, 400),
+    ],
+)
+def test_only_an_agent_of_ones_own_may_be_named(headers: dict[str, str], status: int) -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("t1", principal="plant")
+        mesh.directory.add("bobs own", principal="bob")
+        assert (await mesh.ask("tools/list", None, dict(headers)))[0] == status
+
+    run(body)
+
+
+def test_agents_are_found_and_members_named() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("t1", Skill("set_temperature", "Heats."))
+        mesh.directory.add("t2", Skill("open_door"))
+        mesh.directory.members_of["room"] = [("t1", 5)]
+        found = (await mesh.call("mesh_find_agents", {"skill": "open_door"}))["structuredContent"]
+        assert [agent["agent"] for agent in found["agents"]] == ["t2"]
+        found = (await mesh.call("mesh_find_agents", {"limit": 1}))["structuredContent"]
+        assert (len(found["agents"]), found["more"], found["agents"][0]["state"]) == (1, True, "online")
+        members = (await mesh.call("mesh_members", {"channel": "room"}))["structuredContent"]
+        assert members == {"members": [{"agent": "t1", "since_ms": 5}]}
+        assert mesh.directory.find(Principal("x"), Query(skill="heat")) == []
+
+    run(body)
+
+
+def test_the_gate_judges_every_mesh_tool() -> None:
+    rules = GateSettings(rules=(RuleSettings(effect="deny", who=("anonymous",), filters=("secret/#",)),))
+
+    async def body(mesh: McpMesh) -> None:
+        allowed = await mesh.call("mesh_publish", {"channel": "secret/1", "text": "x"}, Authorization="Bearer good")
+        assert allowed["structuredContent"]["offset"] == 0
+        for name, given in {
+            "mesh_publish": {"channel": "secret/1", "text": "x"},
+            "mesh_read": {"channel": "secret/1"},
+            "mesh_wait": {"channel": "secret/1", "timeout_s": 0},
+            "mesh_join": {"channel": "secret/1"},
+            "mesh_members": {"channel": "secret/1"},
+        }.items():
+            result = await mesh.call(name, given)
+            assert text(result).startswith("not-authorized: "), name
+        listed = (await mesh.ask("resources/list"))[2]["result"]["resources"]
+        assert listed == []
+        status, _, answer = await mesh.ask("resources/read", {"uri": "channel:///secret/1"})
+        assert (status, answer["error"]["code"]) == (400, -32602)
+        mine = (await mesh.ask("resources/list", None, {"Authorization": "Bearer good"}))[2]["result"]["resources"]
+        assert [resource["uri"] for resource in mine] == ["channel:///secret/1"]
+
+    run(body, rules)
+
+
+# -- resources ---------------------------------------------------------------------------------------
+
+
+def publish(mesh: McpMesh, name: str, payload: bytes | None, *, retain: bool = False) -> None:
+    """Says something as somebody else would."""
+    from dragoman.adapters.mcp.session import McpSession
+    from dragoman.broker.principal import ANONYMOUS
+
+    session = McpSession(ANONYMOUS, "")
+    mesh.broker.attach(session)
+    assert isinstance(mesh.broker.publish(session, Message(name, payload, retain=retain)), int)
+    mesh.broker.detach(session)
+
+
+def test_resources_are_the_channels_that_hold_something() -> None:
+    async def body(mesh: McpMesh) -> None:
+        for n in range(5):
+            publish(mesh, f"a/{n}", b"x")
+        publish(mesh, "a//b", b"xyz")
+        await mesh.call("mesh_join", {"channel": "empty"})
+        uris: list[str] = []
+        cursor: dict[str, Any] = {}
+        while True:
+            result = (await mesh.ask("resources/list", cursor))[2]["result"]
+            assert len(result["resources"]) <= 2
+            uris += [resource["uri"] for resource in result["resources"]]
+            if "nextCursor" not in result:
+                break
+            cursor = {"cursor": result["nextCursor"]}
+        assert uris == ["channel:///?name=a%2F%2Fb", *[f"channel:///a/{n}" for n in range(5)]]
+        templates = (await mesh.ask("resources/templates/list"))[2]["result"]["resourceTemplates"]
+        assert [template["uriTemplate"] for template in templates] == ["channel:///{+name}", "channel:///{?name}"]
+
+    run(body, page_size=2)
+
+
+def test_a_resource_is_the_retained_value_or_else_the_newest() -> None:
+    async def body(mesh: McpMesh) -> None:
+        async def read(uri: str) -> dict[str, Any]:
+            status, _, answer = await mesh.ask("resources/read", {"uri": uri})
+            assert status == 200, answer
+            (contents,) = answer["result"]["contents"]
+            assert isinstance(contents, dict)
+            return contents
+
+        publish(mesh, "a", b"old")
+        publish(mesh, "a", b"new")
+        assert await read("channel:///a") == {"uri": "channel:///a", "mimeType": "text/plain", "text": "new"}
+        publish(mesh, "a", b"kept", retain=True)
+        publish(mesh, "a", b"passing")
+        assert (await read("channel:///a"))["text"] == "kept"
+        publish(mesh, "b", b"\xff")
+        assert await read("channel:///b") == {
+            "uri": "channel:///b",
+            "mimeType": "application/octet-stream",
+            "blob": "/w==",
+        }
+        await mesh.call("mesh_publish", {"channel": "c", "text": "{}", "content_type": "application/json"})
+        assert (await read("channel:///?name=c"))["mimeType"] == "application/json"
+        assert (await read("channel:///$mesh/v1/presence/t1"))["text"] == '{"state":"online"}'
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    "uri", ["channel:///nothing", "channel:///a/../b", "channel:///", "file:///etc/passwd", "channel:///%zz", "x", ""]
+)
+def test_unknown_resources_are_invalid_params(uri: str) -> None:
+    async def body(mesh: McpMesh) -> None:
+        status, _, answer = await mesh.ask("resources/read", {"uri": uri})
+        assert (status, answer["error"]["code"]) == (400, -32602)
+
+    run(body)
+
+
+# -- streams -----------------------------------------------------------------------------------------
+
+
+def test_a_stream_acknowledges_first_and_tells_only_what_was_asked() -> None:
+    async def body(mesh: McpMesh) -> None:
+        wanted = {
+            "toolsListChanged": True,
+            "promptsListChanged": True,
+            "resourcesListChanged": True,
+            "resourceSubscriptions": ["channel:///a", "channel:///?name=a", "file:///x", "channel:///secret/1"],
+        }
+        message, headers = modern("subscriptions/listen", {"notifications": wanted}, request_id="L")
+        headers |= {"Accept": "application/json, text/event-stream"}
+        meta = {"io.modelcontextprotocol/subscriptionId": "L"}
+        async with mesh.http.post(mesh.url, json=message, headers=headers) as stream:
+            first = await next_event(stream.content)
+            assert first["method"] == "notifications/subscriptions/acknowledged"
+            assert first["params"] == {
+                "notifications": {
+                    "toolsListChanged": True,
+                    "resourceSubscriptions": ["channel:///a", "channel:///?name=a"],
+                },
+                "_meta": meta,
+            }
+            publish(mesh, "b", b"not asked for")
+            publish(mesh, "a", b"1")
+            publish(mesh, "a", b"2")
+            for uri in ("channel:///a", "channel:///?name=a"):
+                told = await next_event(stream.content)
+                assert told["method"] == "notifications/resources/updated"
+                assert told["params"] == {"uri": uri, "_meta": meta}
+            mesh.directory.add("t1", Skill("x"))
+            mesh.directory.add("t2", Skill("y"))
+            told = await next_event(stream.content)
+            assert (told["method"], told["params"]) == ("notifications/tools/list_changed", {"_meta": meta})
+            publish(mesh, "a", b"3")
+            assert (await next_event(stream.content))["params"]["uri"] == "channel:///a", "one notice for two changes"
+        while list(mesh.broker.sessions()):
+            await asyncio.sleep(0)
+
+    run(
+        body,
+        GateSettings(rules=(RuleSettings(effect="deny", actions=("read",), filters=("secret/#",)),)),
+        tools_changed_debounce_s=0.01,
+    )
+
+
+def test_a_stream_ends_properly_when_the_mesh_does() -> None:
+    async def body(mesh: McpMesh) -> None:
+        message, headers = modern("subscriptions/listen", {"notifications": {}}, request_id=3)
+        headers |= {"Accept": "application/json, text/event-stream"}
+        async with mesh.http.post(mesh.url, json=message, headers=headers) as stream:
+            await next_event(stream.content)
+            await mesh.broker.stop()
+            (last,) = events(await stream.read())
+            assert last["id"] == 3
+            assert last["result"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == 3
+
+    run(body)
+
+
+def test_one_stream_follows_only_so_many_resources() -> None:
+    async def body(mesh: McpMesh) -> None:
+        wanted = {"resourceSubscriptions": [f"channel:///{n}" for n in range(3)]}
+        status, _, answer = await mesh.ask("subscriptions/listen", {"notifications": wanted})
+        assert (status, answer["error"]["code"]) == (400, -32602)
+
+    run(body, listen_uris_max=2)
+
+
+def test_arguments_arrive_as_they_were_given() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.directory.add("t1", Skill("say"))
+        given = {"n": 12345678901234567890, "t": "ü\u2028", "deep": [{"x": None}]}
+        await mesh.call("say", given)
+        assert mesh.calls.started[0].arguments == given
+
+    run(body)
