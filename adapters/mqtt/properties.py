@@ -170,8 +170,6 @@ def parse_properties(raw: bytes, packet_type: int) -> Properties:
     Raises ProtocolError: 0x81 for what the packet may not have or what does not parse, 0x82 for a
     repeated property or a number out of its range, 0x94 for the topic alias 0.
     """
-    if not raw:
-        return NO_PROPERTIES
     found = Properties()
     cursor = Cursor(raw, 0, len(raw))
     seen = 0

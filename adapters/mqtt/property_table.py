@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, final
 
 from dragoman.adapters.mqtt import codes
+from dragoman.adapters.mqtt.primitives import VARINT_MAX
 
 EXPIRY: Final = 0x02
 RESPONSE_TOPIC: Final = 0x08
@@ -24,6 +25,7 @@ BINARY: Final = 5
 PAIR: Final = 6
 FIXED_SIZES: Final = (1, 2, 4)
 """Bytes of the first three types."""
+_LARGEST: Final = (1, 0xFFFF, 0xFFFF_FFFF, VARINT_MAX)  # every property that is a byte is 0 or 1
 
 
 @final
@@ -32,15 +34,13 @@ class Row:
 
     __slots__ = ("ident", "kind", "largest", "name", "packets", "smallest")
 
-    def __init__(
-        self, ident: int, name: str, kind: int, packets: tuple[int, ...], smallest: int = 0, largest: int = 0xFFFF_FFFF
-    ) -> None:
+    def __init__(self, ident: int, name: str, kind: int, packets: tuple[int, ...], smallest: int = 0) -> None:
         self.ident = ident
         self.name = name
         self.kind = kind
         self.packets = packets
         self.smallest = smallest
-        self.largest = 1 if kind == BYTE else largest  # every property that is a byte is 0 or 1
+        self.largest = _LARGEST[kind] if kind <= VARINT else 0
 
 
 _MESSAGE: Final = (codes.PUBLISH, codes.WILL)

@@ -46,7 +46,7 @@ def fields(packet: Any) -> Any:
     """A packet as comparable data."""
     if isinstance(packet, list):
         return [fields(each) for each in packet]
-    if type(packet).__module__.startswith("dragoman."):
+    if hasattr(packet, "__slots__") and not isinstance(packet, int):
         return (type(packet).__name__, {name: fields(getattr(packet, name)) for name in packet.__slots__})
     return packet
 
@@ -380,7 +380,8 @@ CASES = [
             b"t",
             b"!",
             properties=wire(
-                '26 0001 "k" 0001 "v"  02 0000003C  08 0003 "r/t"  09 0002 00FF  23 0005  03 0004 "text"  01 01  26 0001 "k" 0000'
+                """26 0001 "k" 0001 "v"  02 0000003C  08 0003 "r/t"  09 0002 00FF  23 0005
+                03 0004 "text"  01 01  26 0001 "k" 0000"""
             ),
             alias=5,
             expiry=60,

@@ -1,11 +1,11 @@
-"""Packets that must not pass, each wrong in the one way its id names, with the reason code it ends the connection with."""
+"""Packets that must not pass: each wrong in the one way its id names, with the reason code that ends the connection."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from corpus import wire
 from dragoman.adapters.mqtt.codec import CLIENT, SERVER
+from tests.mqtt.corpus import wire
 
 MALFORMED = 0x81
 PROTOCOL = 0x82

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from corpus import CASES, Case, decoder, fields
-from corpus_refused import REFUSED, Refused
-from encode_any import encode_any
+
+from tests.mqtt.corpus import CASES, Case, decoder, fields
+from tests.mqtt.corpus_refused import REFUSED, Refused
+from tests.mqtt.encode_any import encode_any
 
 accepted = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 refused = pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.id)
