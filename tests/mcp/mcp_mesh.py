@@ -227,6 +227,13 @@ def modern(
     return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": {**given, "_meta": meta}}, headers
 
 
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Returns when it holds; fails when it never does."""
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
 def events(text: bytes) -> list[Any]:
     """The JSON of each event."""
     return [json.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ")]

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from mcp_mesh import META, MODERN, McpMesh, events, mcp_mesh, modern, next_event
+from mcp_mesh import META, MODERN, McpMesh, events, eventually, mcp_mesh, modern, next_event
 
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.routing.cards import Skill
@@ -192,7 +192,7 @@ def test_other_content_types_and_methods() -> None:
 def test_notifications_are_taken_and_forgotten() -> None:
     async def body(mesh: McpMesh) -> None:
         note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1, "_meta": META}}
-        status, headers, answer = await mesh.post(note, {"MCP-Protocol-Version": MODERN})
+        status, _, answer = await mesh.post(note, {"MCP-Protocol-Version": MODERN})
         assert (status, answer) == (202, b"")
         note["params"] = {"_meta": {**META, "io.modelcontextprotocol/protocolVersion": "2099-01-01"}}
         assert (await mesh.post(note, {"MCP-Protocol-Version": "2099-01-01"}))[0] == 400
@@ -272,8 +272,7 @@ def test_a_client_that_goes_away_cancels_its_call() -> None:
         assert not mesh.calls.started[0].cancelled.is_set()
         asking.cancel()
         await asyncio.wait_for(mesh.calls.started[0].cancelled.wait(), 5)
-        while list(mesh.broker.sessions()):
-            await asyncio.sleep(0)
+        await eventually(lambda: not list(mesh.broker.sessions()))
 
     run(body)
 

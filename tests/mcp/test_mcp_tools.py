@@ -7,7 +7,7 @@ import base64
 from typing import Any
 
 import pytest
-from mcp_mesh import McpMesh, events, mcp_mesh, modern, next_event
+from mcp_mesh import McpMesh, events, eventually, mcp_mesh, modern, next_event
 
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
@@ -387,10 +387,7 @@ def test_waiting_hears_what_is_said_from_now_on() -> None:
     async def body(mesh: McpMesh) -> None:
         await mesh.call("mesh_publish", {"channel": "a/1", "text": "before", "retain": True})
         waiting = asyncio.create_task(mesh.call("mesh_wait", {"channel": "a/+", "timeout_s": 5}))
-        while not list(mesh.broker.sessions()) or not any(
-            map(list, map(mesh.broker.subscriptions, mesh.broker.sessions()))
-        ):
-            await asyncio.sleep(0)
+        await eventually(lambda: any(list(mesh.broker.subscriptions(each)) for each in mesh.broker.sessions()))
         await mesh.call("mesh_publish", {"channel": "a/2", "text": "now"})
         heard = (await waiting)["structuredContent"]["messages"]
         assert [(message["channel"], message["text"]) for message in heard] == [("a/2", "now")]
@@ -445,8 +442,7 @@ def test_cursors_are_bounded_and_end_with_their_lease() -> None:
         joined = await mesh.call("mesh_join", {"channel": "a", "lease_s": 0.01})
         refused = await mesh.call("mesh_join", {"channel": "b"})
         assert text(refused).startswith("quota-exceeded: ")
-        while list(mesh.broker.sessions()):
-            await asyncio.sleep(0.01)
+        await eventually(lambda: not list(mesh.broker.sessions()))
         gone = await mesh.call("mesh_wait", {"cursor": joined["structuredContent"]["cursor"]})
         assert text(gone).startswith("gone: ")
         assert (await mesh.call("mesh_join", {"channel": "b"}))["structuredContent"]["channel"] == "b"
@@ -643,8 +639,7 @@ def test_a_stream_acknowledges_first_and_tells_only_what_was_asked() -> None:
             assert (told["method"], told["params"]) == ("notifications/tools/list_changed", {"_meta": meta})
             publish(mesh, "a", b"3")
             assert (await next_event(stream.content))["params"]["uri"] == "channel:///a", "one notice for two changes"
-        while list(mesh.broker.sessions()):
-            await asyncio.sleep(0)
+        await eventually(lambda: not list(mesh.broker.sessions()))
 
     run(
         body,
