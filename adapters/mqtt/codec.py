@@ -152,7 +152,11 @@ class Decoder:
     def _publish_with_properties(
         self, data: bytes, at: int, stop: int, first: int, topic: bytes, packet_id: int
     ) -> Publish:
-        size, at = read_varint(data, at, stop)
+        if at < stop and data[at] < 0x80:
+            size = data[at]
+            at += 1
+        else:
+            size, at = read_varint(data, at, stop)
         after = at + size
         if size < 0 or after > stop:
             raise malformed("PUBLISH ends within its properties")
