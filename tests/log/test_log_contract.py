@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from log_bench import FULL, Opened, WaitingLog, facts, said
 
 from dragoman.broker.clock import ManualClock
 from dragoman.broker.log.contract import EVERYTHING, Position, Table
+from dragoman.broker.log.disk_log import DiskLog
 from dragoman.broker.log.memory import MemoryLog
+from dragoman.broker.log.settings import LogSettings
 from dragoman.broker.log.weight import weight
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -20,10 +23,27 @@ Engine = Callable[[int], WaitingLog]
 BUDGET = 1 << 20
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "disk", "disk with nothing in memory", "disk with threads", "disk that settles"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    which = request.param
+
     def make(budget_bytes: int) -> WaitingLog:
-        return MemoryLog(budget_bytes, ManualClock())
+        if which == "memory":
+            return MemoryLog(budget_bytes, ManualClock())
+        settings = LogSettings(
+            folder=tmp_path / "log",
+            budget_bytes=budget_bytes,
+            headroom_bytes=0,
+            reserve_free_bytes=0,
+            hot_bytes=1 << 20,
+            map_bytes=1 << 30,
+            threads=which == "disk with threads",
+        )
+        if which == "disk with nothing in memory":
+            settings = replace(settings, hot_bytes=1)
+        if which == "disk that settles":
+            settings = replace(settings, hot_bytes=1, segment_bytes=100, journal_bytes_max=0)
+        return DiskLog(settings, ManualClock())
 
     return make
 
@@ -225,9 +245,13 @@ def test_a_release_by_position_keeps_what_came_later(engine: Engine) -> None:
         messages = [said(1, offset) for offset in range(6)]
         for message in messages:
             log.append(message)
-        await log.log.idle()
+            await log.log.idle()
         log.log.release(1, 5, Position(messages[3].position))
         assert log.log.bounds(1) == (3, 6)
+        log.log.release(1, 2, Position(messages[5].position))
+        assert log.log.bounds(1) == (3, 6)
+        log.log.release(1, 4, Position(messages[5].position))
+        assert log.log.bounds(1) == (4, 6)
 
     play(engine, scene)
 
