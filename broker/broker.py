@@ -7,19 +7,21 @@ ticket. The rooms beside it (directory, calls, groups…) are its attributes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, final
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.backlog import Backlogs
-from dragoman.broker.channel import Channel, Keep
+from dragoman.broker.channel import STALE, Channel, Keep
 from dragoman.broker.channels import Channels
 from dragoman.broker.core import Core, Loop
 from dragoman.broker.dedupe import Dedupe
+from dragoman.broker.directory import Directory
 from dragoman.broker.gate import Action, Verdict
 from dragoman.broker.log.contract import DONE, Ticket
 from dragoman.broker.pump import Page
 from dragoman.broker.route import Route
 from dragoman.broker.subscription import Place, Start, Subscription
+from dragoman.broker.timers import Timers
 from dragoman.routing.message import Envelope, Header, Message
 from dragoman.routing.names import check_filter, check_name, is_exact
 from dragoman.routing.refusals import Reason, Refusal
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from dragoman.broker.metrics import Metrics
     from dragoman.broker.session import Session
     from dragoman.broker.settings import BrokerSettings
+    from dragoman.broker.settings_agents import AgentSettings
+
+MESH: Final = "$mesh/"
+"""What the mesh says about itself: computed when somebody subscribes, told when it changes, kept nowhere."""
 
 
 @final
@@ -40,8 +46,18 @@ class Broker:
     """Channels and delivery for every protocol. ``start`` before, ``stop`` after anything else, once each."""
 
     def __init__(
-        self, settings: BrokerSettings, clock: Clock, log: Log, gate: Gate, loop: Loop, metrics: Metrics
+        self,
+        settings: BrokerSettings,
+        agents: AgentSettings,
+        *,
+        clock: Clock,
+        log: Log,
+        gate: Gate,
+        loop: Loop,
+        metrics: Metrics,
+        declared: Mapping[str, str] | None = None,
     ) -> None:
+        """``declared``: the principal of each agent id the configuration reserves."""
         self.core = Core(settings, clock, log, gate, loop, metrics)
         self.settings = settings
         self.clock = clock
@@ -51,6 +67,8 @@ class Broker:
         self.channels = Channels(self.core)
         self.backlogs = Backlogs(self.core, self.channels)
         self.dedupe = Dedupe(self.core)
+        self.timers = Timers(clock, loop.call_later, log, agents.timers_durable_max)
+        self.directory = Directory(clock, self.timers, gate, log, self.tell, self.later, agents, declared)
         self._sessions: dict[Session, dict[Subscription, None]] = {}
         self._waiters: dict[Ticket, list[Callable[[Refusal | None], None]]] = {}
         self._stopping = False
@@ -62,8 +80,10 @@ class Broker:
         self.log.open(self._committed, self._refused)
         promised = self.channels.load()
         self.dedupe.load()
+        self.timers.start()
+        self.directory.start()
         await self.safe(promised)
-        self.core.loop.call_later(self.settings.sweep_ms / 1000, self._sweep)
+        self.timers.after(self.settings.sweep_ms, self._sweep)
 
     async def stop(self) -> None:
         """Ends every session in its own protocol's words, then makes everything safe and closes the log."""
@@ -71,6 +91,7 @@ class Broker:
         for session in list(self._sessions):
             session.close(Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down"))
         self.backlogs.flush()
+        self.timers.stop()
         await self.log.close()
 
     async def safe(self, ticket: Ticket) -> None:
@@ -106,7 +127,7 @@ class Broker:
         self.channels.sweep()
         self.channels.release(self.backlogs.low())
         self.dedupe.trim()
-        self.core.loop.call_later(self.settings.sweep_ms / 1000, self._sweep)
+        self.timers.after(self.settings.sweep_ms, self._sweep)
 
     # -- sessions ------------------------------------------------------------------------------------
 
@@ -200,6 +221,10 @@ class Broker:
         """The mesh's own news, said at the end of this turn to whoever listens; costs nothing if nobody does."""
         self.core.loop.call_soon(self._tell, name, payload, headers, cause)
 
+    def later(self, fn: Callable[..., object], *args: object) -> None:
+        """Calls ``fn`` at the end of this turn."""
+        self.core.loop.call_soon(fn, *args)
+
     def _tell(self, name: str, payload: bytes, headers: tuple[Header, ...], cause: str | None) -> None:
         if self._stopping:
             return
@@ -264,7 +289,7 @@ class Broker:
                 return self._no(channel)
             first = channel.subscribed(subscription)
             if first:
-                self._joined(channel, session)
+                self.directory.joined(channel.name, session)
             if start is not Start.NEW:
                 self._begin(channel, session, start)
         else:
@@ -273,8 +298,25 @@ class Broker:
         mine[subscription] = None
         self.metrics.subscriptions += 1
         if retained:
-            self.core.pump.replay(subscription, self._retained(session, filter_))
+            self.replay(subscription)
         return subscription
+
+    def replay(self, subscription: Subscription) -> None:
+        """Gives the retained values that match, through ``deliver``, as credit allows."""
+        self.core.pump.replay(subscription, self._retained(subscription.session, subscription.filter))
+
+    def change(
+        self, subscription: Subscription, *, wish: int, no_local: bool, keep_retain: bool, identifier: int
+    ) -> None:
+        """Gives a subscription new options without losing a message (MQTT-3.8.4-3)."""
+        subscription.wish = wish
+        subscription.no_local = no_local
+        subscription.keep_retain = keep_retain
+        subscription.identifier = identifier
+        if subscription.exact:
+            self.channels.by_name[subscription.filter].generation = STALE
+        else:
+            self.core.changed()
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Ends an interest. Its feeds end with it, unless another subscription of the session matches."""
@@ -287,7 +329,7 @@ class Broker:
         if subscription.exact:
             channel = self.channels.by_name[subscription.filter]
             if channel.unsubscribed(subscription):
-                self._left(channel, session)
+                self.directory.left(channel.name, session)
             feed = channel.feeds.get(session) if channel.feeds else None
             channel.refresh()
             if feed is not None and (not channel.feeds or session not in channel.feeds):
@@ -354,12 +396,22 @@ class Broker:
         return self.core.may_read(session, name)
 
     def _retained(self, session: Session, filter_: str) -> Iterator[Message]:
-        """The retained values a subscription gets. Names are taken at once, values when there is credit for them."""
-        names = list(self.core.commits.names.find(filter_))
-        for name in names:
+        """The retained values a subscription gets, looked up as there is credit for them."""
+        if filter_.startswith(MESH):
+            for name, payload in self.directory.projected(filter_):
+                if self.core.may_read(session, name):
+                    yield self._projected(name, payload)
+            return
+        for name in self.core.commits.names.find(filter_):
             message = self.retained_of(name)
             if message is not None and self.core.may_read(session, name):
                 yield message
+
+    def _projected(self, name: str, payload: bytes) -> Message:
+        envelope = Envelope(content_type="application/json", text=True)
+        message = Message(name, payload, 1, "", True, envelope)
+        message.time_ms = self.core.now_ms
+        return message
 
     # -- durable channels ----------------------------------------------------------------------------
 
@@ -380,7 +432,7 @@ class Broker:
         channel = self.channels.find(name)
         if channel is not None:
             return channel
-        refusal = None if name.startswith("$mesh/") else self._may(session, Action.CREATE, name)
+        refusal = None if name.startswith(MESH) else self._may(session, Action.CREATE, name)
         return refusal or self.channels.open(name, session.principal.name)
 
     def _may(self, session: Session, action: Action, resource: str) -> Refusal | None:
@@ -390,9 +442,3 @@ class Broker:
     def _no(self, refusal: Refusal) -> Refusal:
         self.metrics.refuse(refusal.reason)
         return refusal
-
-    def _joined(self, channel: Channel, session: Session) -> None:
-        pass
-
-    def _left(self, channel: Channel, session: Session) -> None:
-        pass

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 class Route:
     """Permission to publish into one channel. Remember it while ``valid``; ask the broker again when not.
 
+    ``generation`` is the gate's at the judgement; hot paths compare it themselves instead of asking ``valid``.
     ``inspect``: the gate wants to see each message; the broker asks it, the holder does nothing.
     """
 
-    __slots__ = ("_core", "_generation", "_limiter", "channel", "inspect", "name")
+    __slots__ = ("_core", "_limiter", "channel", "generation", "inspect", "name")
 
     def __init__(self, core: Core, channel: Channel, limiter: Limiter | None, inspect: bool) -> None:
         self._core = core
-        self._generation = core.gate.generation
+        self.generation = core.gate.generation
         self._limiter = limiter
         self.channel = channel
         self.name = channel.name
@@ -35,7 +36,7 @@ class Route:
     @property
     def valid(self) -> bool:
         """Whether rules and channel are still those it was judged by."""
-        return self.channel.open and self._generation == self._core.gate.generation
+        return self.channel.open and self.generation == self._core.gate.generation
 
     def publish(self, session: Session, message: Message) -> Ticket | Refusal:
         """Publishes; the message's name is this route's, its sender the session's agent.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Protocol, TypeAlias, final
 
 if TYPE_CHECKING:
     from dragoman.broker.channel import Channel
@@ -23,6 +23,16 @@ class Start(Enum):
     NEW = "new"
     LAST = "last"
     EARLIEST = "earliest"
+
+
+class ShareMember(Protocol):
+    """One member of a shared subscription, as the session that is the member sees it."""
+
+    def settled(self, message: Message) -> None:
+        """The member's client has acknowledged the message."""
+
+    def returned(self, message: Message) -> None:
+        """The member's connection ended before that: the message is somebody else's now."""
 
 
 Place: TypeAlias = tuple[int, int]
@@ -67,6 +77,8 @@ class Feed:
     """A session's place in one channel.
 
     ``lag``      None: caught up, messages are pushed as they come. Otherwise the next offset to read
+    ``group``    the share that chose this session for the message; hears how it ended
+    ``plain``    no option of it changes what is sent: the fast way is open
     ``waiting``  a read of the log for it is under way
     ``replay``   it carries retained values: the retain flag goes out set
     ``deliver``  the session's own method, kept here because it is called once per delivery
@@ -75,11 +87,13 @@ class Feed:
     __slots__ = (
         "channel",
         "deliver",
+        "group",
         "identifiers",
         "keep_retain",
         "lag",
         "name",
         "no_local",
+        "plain",
         "replay",
         "session",
         "waiting",
@@ -91,10 +105,12 @@ class Feed:
         self.channel = channel
         self.name = name
         self.deliver: Callable[[Feed, Message], bool] = session.deliver
+        self.group: ShareMember | None = None
         self.wish = 0
         self.identifiers: tuple[int, ...] = ()
         self.keep_retain = False
         self.no_local = False
+        self.plain = True
         self.lag: int | None = None
         self.waiting = False
         self.replay = False
@@ -109,6 +125,7 @@ class Feed:
         self.identifiers = tuple(s.identifier for s in subscriptions if s.identifier)
         self.keep_retain = any(s.keep_retain for s in subscriptions)
         self.no_local = all(s.no_local for s in subscriptions)
+        self.plain = not (self.identifiers or self.keep_retain or self.no_local or self.replay)
 
 
 def replay_feed(subscription: Subscription, name: str) -> Feed:
@@ -117,4 +134,5 @@ def replay_feed(subscription: Subscription, name: str) -> Feed:
     feed.merge([subscription])
     feed.replay = True
     feed.no_local = False
+    feed.plain = False
     return feed

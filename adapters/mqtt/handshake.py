@@ -1,0 +1,240 @@
+"""How an MQTT connection begins and ends: CONNECT to CONNACK, takeover, DISCONNECT, will."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Final
+
+from dragoman.adapters.mqtt import mapping, subscribing
+from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
+from dragoman.adapters.mqtt.encoders import encode_connack
+from dragoman.adapters.mqtt.packets import Connect, Disconnect, Packet
+from dragoman.adapters.mqtt.phase import Phase
+from dragoman.adapters.mqtt.properties import Properties
+from dragoman.adapters.mqtt.standing import NEVER_S
+from dragoman.adapters.serving.credentials import Credentials
+from dragoman.broker.principal import Principal
+from dragoman.routing.names import check_agent
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.session import MqttSession
+
+HELD_MAX: Final = 64
+"""Packets a client may send ahead while its password is checked; the socket is not read meanwhile, so this is one feed."""
+
+SHARED_GROUP_PREFIX: Final = "$share/"
+
+
+def begin(session: MqttSession, packet: Connect) -> None:
+    """CONNECT has come: check what can be checked at once, then ask who it is."""
+    session.version = session.decoder.version
+    session.form = 2 if session.version == 5 else 1
+    session.connect = packet
+    session.phase = Phase.CHECKING
+    refusal = _unacceptable(session, packet)
+    if refusal is not None:
+        reject(session, *refusal)
+        return
+    session.wire.hold(True)
+    credentials = Credentials(packet.username, packet.password, None, session.loopback)
+    session.realm.authenticator.check(credentials, lambda outcome: _known(session, packet, outcome))
+
+
+def _unacceptable(session: MqttSession, packet: Connect) -> tuple[int, str] | None:
+    if packet.properties.authentication_method is not None:
+        return Code.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered here"
+    if not packet.client_id and session.version < 5 and not packet.clean_start:
+        return Code.CLIENT_IDENTIFIER_NOT_VALID, "an empty client id needs clean session 1 [3.1.1 3.1.3-8]"
+    if not packet.client_id and session.version == 3:
+        return Code.CLIENT_IDENTIFIER_NOT_VALID, "MQTT 3.1 needs a client id"
+    if packet.client_id:
+        problem = check_agent(packet.client_id)
+        if problem is not None:
+            return Code.CLIENT_IDENTIFIER_NOT_VALID, problem.detail
+    return None
+
+
+def hold(session: MqttSession, packet: Packet) -> None:
+    """A packet that came while the client's credentials are being checked: taken up afterwards."""
+    if len(session.early) >= HELD_MAX:
+        reject(session, Code.QUOTA_EXCEEDED, f"more than {HELD_MAX} packets before the CONNACK")
+        return
+    session.early.append(packet)
+
+
+def _known(session: MqttSession, packet: Connect, outcome: Principal | Refusal) -> None:
+    """The authenticator has answered, perhaps later; the client may be gone by then."""
+    if session.phase is not Phase.CHECKING:
+        return
+    if isinstance(outcome, Refusal):
+        reject(session, mapping.CODES[outcome.reason], outcome.detail)
+        return
+    session.principal = outcome
+    client_id = packet.client_id or f"auto-{uuid.uuid4().hex}"
+    refusal = _enter(session, packet, client_id)
+    if refusal is not None:
+        reject(session, mapping.CODES[refusal.reason], refusal.detail)
+
+
+def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | None:
+    """Takes the client in: binding, takeover, session, CONNACK, in this order and in one turn (§3.1.4)."""
+    realm = session.realm
+    broker = realm.broker
+    use_name = realm.settings.agents_from_username and packet.username
+    session.agent = packet.username if use_name and packet.username else client_id
+    standings = realm.standings
+    known = standings.by_client.get(client_id)
+    if known is None and standings.full:
+        return Refusal(Reason.QUOTA_EXCEEDED, f"mqtt.sessions_max is {realm.settings.sessions_max}, all are in use")
+    if known is not None and known.principal != session.principal.name and (known.connection or known.kept):
+        return Refusal(Reason.AGENT_TAKEN, f"client id {client_id!r} belongs to another user")
+    expiry_s = _expiry(session, packet)
+    number = broker.directory.arrive(session, session.agent, keeps=expiry_s > 0)
+    if isinstance(number, Refusal):
+        return number
+    refusal = broker.attach(session)
+    if refusal is not None:
+        broker.directory.depart(session, clean=True, keeps=False)
+        return refusal
+    if known is not None and known.connection is not None:
+        known.connection.taken_over(resumed=not packet.clean_start)
+    standing, present = standings.open(client_id, session.principal.name, clean=packet.clean_start, expiry_s=expiry_s)
+    session.standing = standing
+    standing.agent = session.agent
+    standing.connection = session
+    session.will = packet.will
+    _agree(session, packet)
+    session.phase = Phase.OPEN
+    properties = _connack(session, packet, client_id, expiry_s) if session.version == 5 else None
+    session.send(encode_connack(session.version, present, 0, properties))
+    session.wire.accepted()
+    _go(session, present)
+    return None
+
+
+def _go(session: MqttSession, present: bool) -> None:
+    """After the CONNACK: what the session was owed, then what the client sent ahead."""
+    session.wire.hold(False)
+    if present:
+        subscribing.restore(session)
+        session.resend()
+    backlog = session.standing.backlog
+    if backlog is not None:
+        backlog.offer = session.offer
+        session.starved = True
+    session.realm.core.loop.call_soon(session.go_on)
+    early, session.early = session.early, []
+    for packet in early:
+        session.take(packet)
+    error = session.decoder.error
+    if error is not None:
+        session.fail(error)
+
+
+def _expiry(session: MqttSession, packet: Connect) -> int:
+    """Seconds the session outlives its connection, at most what we allow. 3.1.1: clean 0 means as long as we allow."""
+    most = session.realm.settings.session_expiry_s_max
+    if session.version < 5:
+        return 0 if packet.clean_start else most
+    asked = packet.properties.session_expiry_interval or 0
+    return asked if most == NEVER_S else min(asked, most)
+
+
+def _agree(session: MqttSession, packet: Connect) -> None:
+    settings = session.realm.settings
+    asked = packet.properties
+    keepalive_s = packet.keepalive
+    most = settings.keepalive_s_max
+    if session.version == 5 and most and (keepalive_s == 0 or keepalive_s > most):
+        keepalive_s = most
+    session.keepalive_ms = keepalive_s * 1500
+    if session.version == 5:
+        session.inflight_max = min(settings.inflight_max, asked.receive_maximum or 65_535)
+        session.packet_max = asked.maximum_packet_size or 0
+
+
+def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: int) -> Properties:
+    settings = session.realm.settings
+    asked = packet.properties
+    keepalive_s = session.keepalive_ms // 1500
+    return Properties(
+        session_expiry_interval=expiry_s if expiry_s != (asked.session_expiry_interval or 0) else None,
+        receive_maximum=settings.receive_max,
+        maximum_packet_size=settings.packet_bytes_max,
+        assigned_client_identifier=None if packet.client_id else client_id,
+        server_keep_alive=keepalive_s if keepalive_s != packet.keepalive else None,
+        response_information=session.realm.broker.verbs.response_information
+        if asked.request_response_information
+        else None,
+    )
+
+
+def wants_problems(session: MqttSession) -> bool:
+    """Whether reason strings may be sent (§3.1.2.11.7)."""
+    connect = session.connect
+    return connect is None or connect.properties.request_problem_information != 0
+
+
+def reject(session: MqttSession, code: int, detail: str) -> None:
+    """Says no to a CONNECT, if there was one, and closes (§4.13.1: before it, nothing is said)."""
+    if session.phase is Phase.CLOSED:
+        return
+    session.realm.say("mqtt client not taken in: %s", detail, session)
+    if session.decoder.version:
+        version = session.decoder.version
+        if version == 5:
+            session.send(encode_connack(5, False, code, Properties(reason_string=detail[:1024])))
+        else:
+            session.send(encode_connack(version, False, return_code(code)))
+    session.phase = Phase.CLOSED
+    session.closing = True
+    session.wire.wake()
+
+
+def goodbye(session: MqttSession, packet: Disconnect) -> None:
+    """DISCONNECT from the client: no will after code 0, and the expiry may change (§3.14)."""
+    expiry_s = packet.properties.session_expiry_interval
+    if expiry_s is not None:
+        if expiry_s and not session.standing.kept:
+            session.fail(ProtocolError(Code.PROTOCOL_ERROR, "session expiry was 0 and cannot be raised [3.14.2-2]"))
+            return
+        most = session.realm.settings.session_expiry_s_max
+        session.realm.standings.set_expiry(session.standing, expiry_s if most == NEVER_S else min(expiry_s, most))
+    session.closing = True
+    leave(session, clean=packet.code == Code.SUCCESS)
+
+
+def leave(session: MqttSession, *, clean: bool, resumed: bool = False) -> None:
+    """The connection's end for the broker: subscriptions, presence, session, will. Once per connection.
+
+    ``clean``: the client said goodbye, so no will. ``resumed``: another connection goes on with the
+    session at once, so a delayed will is not sent at all [3.1.3-9].
+    """
+    assert session.phase is Phase.OPEN
+    session.phase = Phase.CLOSED
+    realm = session.realm
+    standing = session.standing
+    keeps = standing.kept
+    realm.broker.detach(session)
+    session.subscriptions.clear()
+    realm.gaps.pop(standing.client_id, None)
+    realm.standings.leave(standing)
+    realm.broker.directory.depart(session, clean=clean, keeps=keeps)
+    will, session.will = session.will, None
+    if will is None or clean:
+        return
+    delay_s = min(will.delay, standing.expiry_s)
+    if delay_s == 0:
+        say_will(session)
+    elif not resumed:
+        standing.will_timer = realm.broker.timers.after(delay_s * 1000, say_will, session)
+
+
+def say_will(session: MqttSession) -> None:
+    """Publishes a will; the gate judges it now, like any publish of its client."""
+    will = session.connect.will if session.connect is not None else None
+    if will is None:
+        return
+    message = mapping.will_message(will, session.agent, session.realm.core.now_ms)
+    session.realm.broker.publish(session, message)

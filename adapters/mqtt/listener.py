@@ -1,0 +1,221 @@
+"""MQTT on TCP and TLS: sockets to sessions. Decides when to read and write; knows no packets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, cast, final
+
+from dragoman.adapters.mqtt.codes import Code
+from dragoman.adapters.mqtt.phase import Phase
+from dragoman.adapters.mqtt.session import MqttSession
+from dragoman.adapters.serving.sockets import is_loopback
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from dragoman.adapters.mqtt.realm import Realm
+    from dragoman.adapters.serving.limits import ConnectionLimits
+    from dragoman.broker.timers import Timer
+
+logger: Final = logging.getLogger("dragoman.mqtt")
+
+READ_BYTES: Final = 64 * 1024
+"""Most bytes taken from one connection in a turn, so that nobody starves (design §2)."""
+
+WRITE_HIGH: Final = 256 * 1024
+WRITE_LOW: Final = 64 * 1024
+
+
+@final
+class Connection(asyncio.BufferedProtocol):
+    """One socket. Reads into a buffer that all connections of the listener share: it is emptied at once."""
+
+    __slots__ = ("_address", "_deadline", "_flushing", "_held", "_listener", "_transport", "session")
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._address = ""
+        self._flushing = False
+        self._held = False
+        self._deadline: Timer | None = None
+        self.session: MqttSession | None = None
+
+    # -- asyncio's side ------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A peer has connected: taken in if the limits allow."""
+        self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if peer else ""
+        listener = self._listener
+        if listener.limits.admit(self._address) is not None:
+            listener.realm.counters.turned_away += 1
+            self._transport.abort()
+            self._transport = None
+            return
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
+        realm = listener.realm
+        realm.counters.connections += 1
+        realm.counters.open += 1
+        self.session = MqttSession(
+            realm, self, peer=f"{peer[0]}:{peer[1]}" if peer else "", loopback=is_loopback(self._address)
+        )
+        listener.connections[self] = None
+        deadline_ms = int(listener.limits.settings.connect_deadline_s * 1000)
+        self._deadline = realm.broker.timers.after(deadline_ms, self._too_late)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to."""
+        return self._listener.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much was read."""
+        session = self.session
+        assert session is not None
+        try:
+            session.received(bytes(self._listener.buffer[:nbytes]))
+        except Exception:
+            logger.exception("a fault of ours; the connection pays for it", extra={"peer": session.peer})
+            session.end(Code.UNSPECIFIED_ERROR)
+            self._abort()
+
+    def eof_received(self) -> bool:
+        """The peer will send no more; MQTT has no use for half a connection."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The peer reads more slowly than we write."""
+        if self.session is not None:
+            self.session.paused = True
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        session = self.session
+        if session is not None:
+            session.paused = False
+            if session.starved:
+                self._listener.realm.core.loop.call_soon(session.go_on)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        session = self.session
+        if session is None:
+            return
+        listener = self._listener
+        if self._deadline is not None:
+            self._deadline.cancel()
+        del listener.connections[self]
+        listener.limits.leave(self._address)
+        listener.realm.counters.open -= 1
+        self._transport = None
+        listener.realm.core.tick()
+        session.gone()
+
+    # -- the session's side --------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There is something to write: once, at the end of this turn."""
+        if not self._flushing:
+            self._flushing = True
+            self._listener.realm.core.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        session, transport = self.session, self._transport
+        if session is None or transport is None:
+            return
+        if session.out:
+            transport.write(session.take_out())
+        if session.closing:
+            self._close()
+        elif session.starved and not session.paused:
+            self._listener.realm.core.loop.call_soon(session.go_on)
+
+    def hold(self, held: bool) -> None:
+        """Stops or goes on reading."""
+        transport = self._transport
+        if held != self._held and transport is not None and not transport.is_closing():
+            self._held = held
+            if held:
+                transport.pause_reading()
+            else:
+                transport.resume_reading()
+
+    def accepted(self) -> None:
+        """CONNACK is on its way: the connect deadline becomes the keepalive."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        session = self.session
+        assert session is not None
+        if session.keepalive_ms:
+            self._deadline = self._listener.realm.broker.timers.after(session.keepalive_ms, self._quiet)
+
+    def _quiet(self) -> None:
+        """The keepalive has run out unless something came meanwhile [3.1.2-22]."""
+        session = self.session
+        self._deadline = None
+        if session is None or session.phase is not Phase.OPEN:
+            return
+        timers = self._listener.realm.broker.timers
+        left_ms = session.last_seen_ms + session.keepalive_ms - self._listener.realm.broker.clock.monotonic_ms()
+        if left_ms > 0:
+            self._deadline = timers.after(left_ms, self._quiet)
+        else:
+            session.end(Code.KEEP_ALIVE_TIMEOUT, "nothing came for one and a half keepalive intervals")
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        if self.session is not None and self.session.phase in (Phase.NEW, Phase.CHECKING):
+            self._abort()
+
+    def _close(self) -> None:
+        """Closes once what was written is out; a peer that does not read gets two seconds."""
+        if self._transport is not None:
+            self._transport.close()
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._deadline = self._listener.realm.broker.timers.after(2_000, self._abort)
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Listener:
+    """Accepts MQTT connections on one socket. ``start`` once, ``stop`` once."""
+
+    def __init__(
+        self, realm: Realm, limits: ConnectionLimits, sockets: list[socket.socket], tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.realm = realm
+        self.limits = limits
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        self.connections: dict[Connection, None] = {}
+        self._sockets = sockets
+        self._tls = tls
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self) -> None:
+        """Begins to accept."""
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            server = await loop.create_server(lambda: Connection(self), sock=sock, ssl=self._tls, backlog=1024)
+            self._servers.append(server)
+
+    def stop_accepting(self) -> None:
+        """No new connections from now on."""
+        for server in self._servers:
+            server.close()
+
+    async def stop(self, deadline_s: float) -> None:
+        """Waits until the connections the broker has ended are written out, at most ``deadline_s``; then cuts them."""
+        self.stop_accepting()
+        end = asyncio.get_running_loop().time() + deadline_s
+        while self.connections and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
+        for connection in list(self.connections):
+            connection._abort()

@@ -1,0 +1,38 @@
+"""What all MQTT connections of a mesh share: broker, settings, kept sessions, counters."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, final
+
+from dragoman.adapters.mqtt.standing import Standings
+
+if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.session import MqttSession
+    from dragoman.adapters.mqtt.settings import MqttSettings
+    from dragoman.adapters.serving.credentials import Authenticator
+    from dragoman.broker.broker import Broker
+
+logger: Final = logging.getLogger("dragoman.mqtt")
+
+
+@final
+class Realm:
+    """One per mesh, however many MQTT listeners it has: a client id is unique across all of them (§3.1.4)."""
+
+    def __init__(self, broker: Broker, authenticator: Authenticator, settings: MqttSettings) -> None:
+        self.broker = broker
+        self.core = broker.core
+        self.gate = broker.gate
+        self.metrics = broker.metrics
+        self.counters = broker.metrics.wire("mqtt")
+        self.authenticator = authenticator
+        self.settings = settings
+        self.out_bytes_max = settings.out_bytes_max
+        self.standings = Standings(broker, settings)
+        #: messages lost to each connected client that fell behind: the slow-subscriber list
+        self.gaps: dict[str, int] = {}
+
+    def say(self, event: str, detail: str, session: MqttSession) -> None:
+        """One line for the operator about a connection; text from peers only in the fields."""
+        logger.info(event, detail, extra={"peer": session.peer, "client": session.standing.client_id})

@@ -1,0 +1,619 @@
+"""One MQTT connection: frames to broker and back. No socket, no clock of its own, synchronous.
+
+Bytes go in by ``received``; what is to be sent gathers in ``out`` and is fetched once a turn by whoever
+holds the socket. CONNECT is in ``handshake``, filters are in ``subscribing``, what outlives the
+connection is in ``standing``; here is what happens per message.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
+
+from dragoman.adapters.mqtt import handshake, mapping, subscribing
+from dragoman.adapters.mqtt.codec import Decoder
+from dragoman.adapters.mqtt.codes import Code, ProtocolError
+from dragoman.adapters.mqtt.encoders import (
+    PINGRESP,
+    encode_disconnect,
+    encode_puback,
+    encode_pubcomp,
+    encode_publish,
+    encode_pubrec,
+    encode_pubrel,
+    publish_parts,
+)
+from dragoman.adapters.mqtt.packets import (
+    Auth,
+    Connect,
+    Disconnect,
+    Packet,
+    Pingreq,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Subscribe,
+    Unsubscribe,
+    Will,
+)
+from dragoman.adapters.mqtt.phase import Phase
+from dragoman.adapters.mqtt.properties import Properties
+from dragoman.adapters.mqtt.standing import Flight, Standing
+from dragoman.broker.log.contract import Ticket
+from dragoman.broker.principal import ANONYMOUS, Principal
+from dragoman.routing.message import Message
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.realm import Realm
+    from dragoman.broker.route import Route
+    from dragoman.broker.subscription import Feed, Subscription
+
+FORM_4: Final = 1
+FORM_5: Final = 2
+"""``Message.wire_form`` of a QoS 0 PUBLISH without properties: MQTT 3.x, MQTT 5."""
+
+ROUTES_MAX: Final = 4_096
+"""Topics whose way is remembered per connection; then all are forgotten and asked for again."""
+
+
+class Wire(Protocol):
+    """Whoever holds the socket."""
+
+    def wake(self) -> None:
+        """There is something in ``out``, or the connection is to be closed once it is written."""
+
+    def hold(self, held: bool) -> None:
+        """Stop reading from the peer, or go on."""
+
+    def accepted(self) -> None:
+        """CONNACK goes out: from now on the keepalive holds instead of the connect deadline."""
+
+
+Owed: TypeAlias = tuple[int, bytes, Callable[[Refusal], bytes | None], Callable[[], None] | None]
+"""An answer in order: the ticket it waits for, the frame, the frame for a refusal (None = close), what to do after."""
+
+
+@final
+class MqttSession:
+    """A connection's conversation. Implements ``broker.session.Session``."""
+
+    __slots__ = (
+        "_gathering",
+        "_held",
+        "_pending_feed",
+        "_routes",
+        "_uncommitted",
+        "agent",
+        "closing",
+        "connect",
+        "decoder",
+        "early",
+        "form",
+        "inflight_max",
+        "keepalive_ms",
+        "last_seen_ms",
+        "loopback",
+        "out",
+        "out_bytes",
+        "owed",
+        "packet_max",
+        "paused",
+        "peer",
+        "phase",
+        "principal",
+        "realm",
+        "standing",
+        "starved",
+        "subscriptions",
+        "version",
+        "will",
+        "wire",
+    )
+
+    protocol: Final = "mqtt"
+
+    def __init__(self, realm: Realm, wire: Wire, *, peer: str, loopback: bool) -> None:
+        self.realm = realm
+        self.wire = wire
+        self.peer = peer
+        self.loopback = loopback
+        self.phase = Phase.NEW
+        self.version = 0
+        self.form = FORM_4
+        self.principal: Principal = ANONYMOUS
+        self.agent = ""
+        self.decoder = Decoder(
+            max_packet_bytes=realm.settings.packet_bytes_max, max_connect_bytes=realm.settings.connect_bytes_max
+        )
+        self.standing: Standing = Standing("", "")
+        self.subscriptions: dict[str, Subscription] = {}
+        self.connect: Connect | None = None
+        self.early: list[Packet] = []
+        self.will: Will | None = None
+        self.keepalive_ms = 0
+        self.last_seen_ms = 0
+        self.inflight_max = realm.settings.inflight_max
+        self.packet_max = 0
+        self.out: list[bytes] = []
+        self.out_bytes = 0
+        self.owed: deque[Owed] = deque()
+        self.paused = False
+        self.starved = False
+        self.closing = False
+        self._gathering = False
+        self._held: deque[tuple[int, bytes]] = deque()
+        self._routes: dict[bytes, Route] = {}
+        self._pending_feed: Feed | None = None
+        self._uncommitted = 0
+
+    # -- from the socket -----------------------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        """Takes bytes from the peer. Never raises for what the peer sent."""
+        core = self.realm.core
+        core.tick()
+        self.last_seen_ms = core.monotonic_ms
+        self.realm.counters.bytes_in += len(data)
+        self._gathering = True
+        packets = self.decoder.feed(data)
+        for packet in packets:
+            self.take(packet)
+        error = self.decoder.error
+        if error is not None and self.phase is not Phase.CLOSED and self.phase is not Phase.CHECKING:
+            self.fail(error)
+        self._gathering = False
+        if self.starved and not self.paused and self.phase is Phase.OPEN:
+            self.go_on()
+        if self.out or self.closing:
+            self.wire.wake()
+
+    def take(self, packet: Packet) -> None:
+        """Does what one packet asks; nothing once the connection is closed."""
+        if type(packet) is Publish and self.phase is Phase.OPEN:
+            self._publish(packet)
+        elif self.phase is not Phase.CLOSED:
+            self._other(packet)
+
+    def _other(self, packet: Packet) -> None:
+        if self.phase is Phase.NEW:
+            if isinstance(packet, Connect):
+                handshake.begin(self, packet)
+            else:
+                self.fail(ProtocolError(Code.PROTOCOL_ERROR, "the first packet was not a CONNECT [3.1.0-1]"))
+            return
+        if self.phase is Phase.CHECKING:
+            handshake.hold(self, packet)
+            return
+        match packet:
+            case Puback():
+                self._acked(packet.packet_id, packet.code)
+            case Pubrec():
+                self._received(packet.packet_id, packet.code)
+            case Pubrel():
+                self.realm.standings.release(self.standing, packet.packet_id)
+                self.answer(Ticket(0), encode_pubcomp(self.version, packet.packet_id), _no_failure)
+            case Pubcomp():
+                self._completed(packet.packet_id)
+            case Pingreq():
+                self.send(PINGRESP)
+            case Subscribe():
+                subscribing.subscribe(self, packet)
+            case Unsubscribe():
+                subscribing.unsubscribe(self, packet)
+            case Disconnect():
+                handshake.goodbye(self, packet)
+            case Auth():
+                self.fail(ProtocolError(Code.PROTOCOL_ERROR, "AUTH without an authentication method in CONNECT"))
+            case _:
+                self.fail(ProtocolError(Code.PROTOCOL_ERROR, f"a client does not send {type(packet).__name__} here"))
+
+    # -- publishing ----------------------------------------------------------------------------------
+
+    def _publish(self, packet: Publish) -> None:
+        topic = packet.topic
+        route = self._routes.get(topic)
+        realm = self.realm
+        if route is None or not route.channel.open or route.generation != realm.gate.generation:
+            if packet.alias:
+                self.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
+                return
+            found = self._find_route(topic)
+            if isinstance(found, Refusal):
+                self._refuse(packet, found)
+                return
+            route = found
+        counters = realm.metrics
+        counters.messages_in += 1
+        counters.bytes_in += len(packet.payload)
+        qos = packet.qos
+        if qos:
+            self._publish_safely(packet, route)
+            return
+        if packet.properties or packet.alias:
+            if packet.alias:
+                self.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
+                return
+            message = mapping.to_message(packet, route.name, self.agent, realm.core.now_ms)
+        else:
+            message = Message(route.name, packet.payload, 0, self.agent, packet.retain)
+        answer = route.publish(self, message)
+        if answer and isinstance(answer, Refusal):
+            self._refuse(packet, answer)
+
+    def _find_route(self, topic: bytes) -> Route | Refusal:
+        if len(self._routes) >= ROUTES_MAX:
+            self._routes.clear()
+        found = self.realm.broker.route(self, topic.decode())
+        if not isinstance(found, Refusal):
+            self._routes[topic] = found
+        return found
+
+    def _publish_safely(self, packet: Publish, route: Route) -> None:
+        """QoS 1 and 2: taken in once, answered in order, when safe."""
+        if packet.alias:
+            self.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
+            return
+        packet_id = packet.packet_id
+        standing = self.standing
+        if len(self.owed) + len(standing.received) >= self.realm.settings.receive_max and self._overrun(packet_id):
+            return
+        if packet.qos == 2 and packet_id in standing.received:
+            ticket = Ticket(self.owed[-1][0]) if self.owed else Ticket(0)
+            self.answer(ticket, encode_pubrec(self.version, packet_id), self._failed_pubrec(packet_id))
+            return
+        message = mapping.to_message(packet, route.name, self.agent, self.realm.core.now_ms)
+        answer = route.publish(self, message)
+        if isinstance(answer, Refusal):
+            self._refuse(packet, answer)
+            return
+        if packet.qos == 1:
+            if not answer and not self.owed:
+                self.send(b"\x40\x02" + packet_id.to_bytes(2, "big"))
+                return
+            self.answer(answer, b"\x40\x02" + packet_id.to_bytes(2, "big"), self._failed_puback(packet_id))
+        else:
+            self.realm.standings.receive(standing, packet_id)
+            self.answer(answer, encode_pubrec(self.version, packet_id), self._failed_pubrec(packet_id))
+        if answer:
+            self._uncommitted += len(packet.payload) + 64
+            if (
+                self._uncommitted > self.realm.core.settings.uncommitted_session_bytes_max
+                or self.realm.broker.saturated
+            ):
+                self.wire.hold(True)
+
+    def _overrun(self, packet_id: int) -> bool:
+        """More unacknowledged publishes than we offered (§3.3.4-9). 3.1.1 knows no such limit: it is just not read."""
+        if self.version == 5 and packet_id not in self.standing.received:
+            self.fail(
+                ProtocolError(Code.RECEIVE_MAXIMUM_EXCEEDED, "more publishes in flight than Receive Maximum allows")
+            )
+            return True
+        self.wire.hold(True)
+        return False
+
+    def _refuse(self, packet: Publish, refusal: Refusal) -> None:
+        """Says no to a publish as the version and QoS allow (docs/crossings.md: refusals)."""
+        code = mapping.CODES[refusal.reason]
+        if refusal.reason is Reason.NAME_INVALID:
+            self.fail(ProtocolError(code, refusal.detail))
+        elif self.version == 5 and packet.qos:
+            properties = self.problem(refusal)
+            encode = encode_puback if packet.qos == 1 else encode_pubrec
+            self.answer(Ticket(0), encode(5, packet.packet_id, code, properties), _no_failure)
+        elif (refusal.reason in mapping.STORAGE and packet.qos) or self.realm.settings.denied_publish == "disconnect":
+            self.fail(ProtocolError(code, refusal.detail))
+        else:
+            self.realm.metrics.drop(f"publish-{refusal.reason.value}")
+            if packet.qos == 1:
+                self.answer(Ticket(0), encode_puback(self.version, packet.packet_id), _no_failure)
+            elif packet.qos == 2:
+                self.answer(Ticket(0), encode_pubrec(self.version, packet.packet_id), _no_failure)
+
+    def _failed_puback(self, packet_id: int) -> Callable[[Refusal], bytes | None]:
+        return lambda refusal: (
+            encode_puback(5, packet_id, mapping.CODES[refusal.reason], self.problem(refusal))
+            if self.version == 5
+            else None
+        )
+
+    def _failed_pubrec(self, packet_id: int) -> Callable[[Refusal], bytes | None]:
+        def frame(refusal: Refusal) -> bytes | None:
+            self.realm.standings.release(self.standing, packet_id)
+            if self.version != 5:
+                return None
+            return encode_pubrec(5, packet_id, mapping.CODES[refusal.reason], self.problem(refusal))
+
+        return frame
+
+    # -- answers in order ----------------------------------------------------------------------------
+
+    def answer(
+        self,
+        ticket: Ticket,
+        frame: bytes,
+        failed: Callable[[Refusal], bytes | None],
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        """Sends ``frame`` when ``ticket`` is safe and every earlier answer is out [4.6.0-2]; ``after`` runs then."""
+        if not ticket and not self.owed:
+            self.send(frame)
+            if after is not None:
+                after()
+            return
+        if ticket:
+            self.realm.core.commits.tell(ticket, self)
+        self.owed.append((ticket, frame, failed, after))
+
+    def committed(self, ticket: Ticket) -> None:
+        """Everything of ours up to ``ticket`` is safe: the answers that waited for it go out."""
+        owed = self.owed
+        while owed and owed[0][0] <= ticket:
+            _, frame, _, after = owed.popleft()
+            if frame:
+                self.send(frame)
+            if after is not None:
+                after()
+        while self._held and self._held[0][0] <= ticket:
+            self.send(self._held.popleft()[1])
+        self._read_on()
+
+    def refused(self, ticket: Ticket, refusal: Refusal) -> None:
+        """Commit ``ticket`` failed: its answers say so, in 3.1.1 the connection ends and the client keeps its messages."""
+        for at, (waits, _, failed, _) in enumerate(self.owed):
+            if waits == ticket:
+                frame = failed(refusal)
+                if frame is None:
+                    self.fail(ProtocolError(mapping.CODES[refusal.reason], refusal.detail))
+                    return
+                self.owed[at] = (0, frame, _no_failure, None)
+        self.committed(ticket)
+
+    def _read_on(self) -> None:
+        if not self.owed:
+            self._uncommitted = 0
+            self.wire.hold(False)
+        if self.starved and not self.paused and not self._gathering and self.phase is Phase.OPEN:
+            self.realm.core.loop.call_soon(self.go_on)
+
+    # -- delivering ----------------------------------------------------------------------------------
+
+    def deliver(self, feed: Feed, message: Message) -> bool:
+        """Sends a message or answers False when the connection or its window is full."""
+        if feed.plain and (feed.wish == 0 or message.wish == 0) and message.envelope is None:
+            if self.paused or self.out_bytes > self.realm.out_bytes_max:
+                self.starved = True
+                return False
+            if message.wire_form == self.form:
+                frame = message.wire
+            else:
+                frame = encode_publish(self.version, message.name.encode(), message.payload or b"")
+                message.wire = frame
+                message.wire_form = self.form
+            size = len(frame)
+            if self.packet_max and size > self.packet_max:
+                self.realm.metrics.drop("larger-than-receiver-takes")
+                return True
+            self.out.append(frame)
+            self.out_bytes += size
+            if not self._gathering:
+                self.wire.wake()
+            self.realm.metrics.messages_out += 1
+            return True
+        return self._deliver(feed, message)
+
+    def _deliver(self, feed: Feed, message: Message) -> bool:
+        """The same for everything that is not a plain QoS 0 message."""
+        if feed.no_local and message.sender == self.agent and message.sender:
+            return True
+        if message.expired(self.realm.core.now_ms):
+            self.realm.metrics.drop("expired")
+            return True
+        qos = min(feed.wish, message.wish)
+        backlog = self.standing.backlog
+        if qos and backlog is not None and message.position and feed.group is None and not feed.replay:
+            self._pending_feed = feed
+            backlog.arrived(message)
+            self._pending_feed = None
+            return True
+        return self._send(feed, message, qos)
+
+    def offer(self, message: Message) -> bool:
+        """A message of our backlog: caught up, or read from the log."""
+        feed = self._pending_feed
+        if feed is None:
+            channel = self.realm.broker.channels.by_number.get(message.number)
+            feed = channel.feed_of(self) if channel is not None else None
+            if feed is None or (feed.no_local and message.sender == self.agent):
+                self._skip(message)
+                return True
+        qos = min(feed.wish, message.wish)
+        if not qos:
+            self._skip(message)
+            return True
+        return self._send(feed, message, qos)
+
+    def _skip(self, message: Message) -> None:
+        """Nothing to send for a backlog message: it is finished once the backlog has taken it."""
+        backlog = self.standing.backlog
+        assert backlog is not None
+        self.realm.core.loop.call_soon(backlog.finish, message.position)
+
+    def _send(self, feed: Feed, message: Message, qos: int) -> bool:
+        standing = self.standing
+        known = standing.ids.get(message.position, 0) if qos and message.position and feed.group is None else 0
+        if self.paused or self.out_bytes > self.realm.out_bytes_max:
+            self.starved = True
+            return False
+        if qos and not known and len(standing.flights) >= self.inflight_max:
+            self.starved = True
+            return False
+        topic = message.name.encode()
+        retain = message.retain and (feed.replay or feed.keep_retain)
+        properties = b""
+        if self.version == 5 and (message.envelope is not None or feed.identifiers):
+            properties = mapping.properties_of(message, feed.identifiers, self.realm.core.now_ms)
+        payload = message.payload or b""
+        if self.packet_max and mapping.frame_overhead(topic, properties) + len(payload) > self.packet_max:
+            self.realm.metrics.drop("larger-than-receiver-takes")
+            if qos and message.position and standing.backlog is not None:
+                self._skip(message)
+            return True
+        self.realm.metrics.messages_out += 1
+        head, tail = publish_parts(self.version, topic, payload, qos, retain, properties)
+        if not qos:
+            self.send(head + tail)
+            return True
+        if known and standing.flights[known].released:
+            self.send(encode_pubrel(self.version, known))
+            return True
+        packet_id = known or standing.next_id()
+        if known:
+            head = bytes((head[0] | 8,)) + head[1:]
+        flight = Flight(message, qos, message.position if standing.backlog is not None and feed.group is None else 0)
+        flight.group = feed.group
+        standing.flights[packet_id] = flight
+        if flight.position:
+            standing.ids[flight.position] = packet_id
+        frame = head + packet_id.to_bytes(2, "big") + tail
+        ticket = self.realm.standings.fly(standing, packet_id, flight) if qos == 2 and not known else Ticket(0)
+        if ticket:
+            self.realm.core.commits.tell(ticket, self)
+            self._held.append((ticket, frame))
+        else:
+            self.send(frame)
+        return True
+
+    def resend(self) -> None:
+        """A resumed session: what lives only in memory goes out again with its id [4.4.0-1]; the rest comes by backlog."""
+        for packet_id, flight in self.standing.flights.items():
+            if flight.released and not flight.position:
+                self.send(encode_pubrel(self.version, packet_id))
+            elif not flight.position and flight.message is not None:
+                message = flight.message
+                properties = mapping.properties_of(message, (), self.realm.core.now_ms) if self.version == 5 else b""
+                topic, payload = message.name.encode(), message.payload or b""
+                self.send(encode_publish(self.version, topic, payload, flight.qos, False, True, packet_id, properties))
+
+    def _acked(self, packet_id: int, code: int) -> None:
+        flight = self.standing.flights.get(packet_id)
+        if flight is None or flight.qos != 1:
+            return
+        self._land(packet_id, flight, code)
+
+    def _received(self, packet_id: int, code: int) -> None:
+        flight = self.standing.flights.get(packet_id)
+        if flight is None or flight.qos != 2:
+            code = Code.PACKET_IDENTIFIER_NOT_FOUND if self.version == 5 else 0
+            self.send(encode_pubrel(self.version, packet_id, code))
+            return
+        if code >= 0x80:
+            self._land(packet_id, flight, code)
+            return
+        if not flight.released:
+            flight.released = True
+            self.realm.standings.fly(self.standing, packet_id, flight)
+        self.send(encode_pubrel(self.version, packet_id))
+
+    def _completed(self, packet_id: int) -> None:
+        flight = self.standing.flights.get(packet_id)
+        if flight is not None and flight.qos == 2:
+            self._land(packet_id, flight, 0)
+
+    def _land(self, packet_id: int, flight: Flight, code: int) -> None:
+        if code >= 0x80:
+            self.realm.metrics.drop("refused-by-receiver")
+        else:
+            self.realm.metrics.acked += 1
+        if flight.group is not None and flight.message is not None:
+            flight.group.settled(flight.message)
+        self.realm.standings.landed(self.standing, packet_id)
+
+    def go_on(self) -> None:
+        """There is room again: the broker and the backlog go on where they stopped."""
+        if self.phase is not Phase.OPEN or self.paused:
+            return
+        self.starved = False
+        self._gathering = True
+        self.realm.broker.resume(self)
+        if self.standing.backlog is not None and not self.starved:
+            self.standing.backlog.resume()
+        self._gathering = False
+        if self.out:
+            self.wire.wake()
+
+    def lost(self, feed: Feed, count: int) -> None:
+        """A gap. MQTT has no word for it: it is counted (broker) and listed with the connection."""
+        self.realm.gaps[self.standing.client_id] = self.realm.gaps.get(self.standing.client_id, 0) + count
+
+    # -- sending and ending --------------------------------------------------------------------------
+
+    def send(self, frame: bytes) -> None:
+        """Adds a frame to what goes out this turn."""
+        self.out.append(frame)
+        self.out_bytes += len(frame)
+        if not self._gathering:
+            self.wire.wake()
+
+    def take_out(self) -> bytes:
+        """What is to be written now, in one piece."""
+        data = b"".join(self.out) if len(self.out) != 1 else self.out[0]
+        self.out.clear()
+        self.out_bytes = 0
+        self.realm.counters.bytes_out += len(data)
+        return data
+
+    def problem(self, refusal: Refusal) -> Properties | None:
+        """A reason string, unless the client wants none (§3.1.2.11.7)."""
+        return Properties(reason_string=refusal.detail[:1024]) if handshake.wants_problems(self) else None
+
+    def fail(self, error: ProtocolError) -> None:
+        """The peer broke the protocol, or what it asked cannot be said no to otherwise: say why if possible, and close."""
+        self.realm.counters.errors += 1
+        self.realm.say("mqtt connection closed: %s", error.detail, self)
+        if self.phase is Phase.NEW or self.phase is Phase.CHECKING:
+            handshake.reject(self, error.code, error.detail)
+            return
+        self.end(error.code, error.detail)
+
+    def close(self, refusal: Refusal) -> None:
+        """The mesh ends this connection."""
+        if self.phase is Phase.OPEN:
+            self.end(mapping.CODES[refusal.reason], refusal.detail)
+        else:
+            handshake.reject(self, mapping.CODES[refusal.reason], refusal.detail)
+
+    def taken_over(self, *, resumed: bool) -> None:
+        """Another connection has come with our client id [3.1.4-3]; ``resumed``: it goes on with the session."""
+        if self.version == 5:
+            self.send(encode_disconnect(5, Code.SESSION_TAKEN_OVER))
+        self.closing = True
+        handshake.leave(self, clean=False, resumed=resumed)
+        self.wire.wake()
+
+    def end(self, code: int, detail: str = "") -> None:
+        """Closes an open connection from our side, with its will (§3.1.2.5)."""
+        if self.phase is not Phase.OPEN:
+            return
+        if self.version == 5:
+            properties = Properties(reason_string=detail[:1024]) if detail else None
+            self.send(encode_disconnect(5, code, properties))
+        self.closing = True
+        handshake.leave(self, clean=False)
+        self.wire.wake()
+
+    def gone(self) -> None:
+        """The socket is closed, by whomever. Idempotent."""
+        if self.phase is Phase.OPEN:
+            handshake.leave(self, clean=False)
+        self.phase = Phase.CLOSED
+        self.out.clear()
+        self.out_bytes = 0
+
+
+def _no_failure(refusal: Refusal) -> bytes | None:
+    raise AssertionError(f"an answer that waits for nothing was refused: {refusal!r}")

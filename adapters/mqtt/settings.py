@@ -1,0 +1,67 @@
+"""What can be configured about MQTT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dragoman.broker.settings_key import key
+
+
+@dataclass(frozen=True, slots=True)
+class MqttSettings:
+    """Limits told to clients in CONNACK where the protocol can, enforced everywhere."""
+
+    packet_bytes_max: int = key(
+        16 << 20,
+        unit="bytes",
+        low=256,
+        why="told as Maximum Packet Size; refused before the body is buffered",
+        high=268_435_460,
+    )
+    connect_bytes_max: int = key(
+        64 << 10, unit="bytes", low=64, why="a CONNECT with its will; nobody has shown who it is before that"
+    )
+    receive_max: int = key(
+        1_024,
+        unit="messages",
+        low=1,
+        high=65_535,
+        why="QoS 1 and 2 publishes of one client not yet acknowledged; more is answered with 0x93",
+        peers="mosquitto 20, EMQX 32, HiveMQ 10",
+    )
+    inflight_max: int = key(
+        1_024,
+        unit="messages",
+        low=1,
+        high=65_535,
+        why="QoS 1 and 2 deliveries to one client not yet acknowledged, where it does not ask for fewer",
+        peers="mosquitto 20, EMQX 32",
+    )
+    out_bytes_max: int = key(
+        1 << 20, unit="bytes", low=1 << 12, why="written to one connection in a turn; then the broker keeps its place"
+    )
+    session_expiry_s_max: int = key(
+        7 * 24 * 3600,
+        unit="s",
+        low=0,
+        high=0xFFFF_FFFF,
+        why="longest an absent client's session is kept; also what clean session 0 of 3.1.1 means",
+        peers="mosquitto unlimited, EMQX 2 h",
+    )
+    keepalive_s_max: int = key(
+        0,
+        unit="s",
+        low=0,
+        high=65_535,
+        why="told 5.0 clients as Server Keep Alive if they ask for more or none; 0 = theirs holds",
+    )
+    sessions_max: int = key(100_000, unit="sessions", low=1, why="kept for clients that are away or connected")
+    agents_from_username: bool = key(
+        False, why="the agent is the client id; true = the user name (one agent, several connections)"
+    )
+    denied_publish: str = key(
+        "drop",
+        choices=("drop", "disconnect"),
+        why="QoS 0 (and 3.1.1) publishes that may not be made: nothing in the protocol can say no to them",
+        peers="mosquitto drops",
+    )

@@ -1,0 +1,305 @@
+"""What a client's session is while nobody is connected for it: its filters, place, and promises half kept.
+
+A standing outlives connections, and where the log is durable, the process. It knows no packets; the
+connection (``session.py``) works on it and ``Standings`` keeps them all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+from dragoman.broker.log.contract import Table, Ticket
+from dragoman.broker.rows import Row, decode_row, encode_row
+
+if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.session import MqttSession
+    from dragoman.adapters.mqtt.settings import MqttSettings
+    from dragoman.broker.backlog import Backlog
+    from dragoman.broker.broker import Broker
+    from dragoman.broker.subscription import ShareMember
+    from dragoman.broker.timers import Timer
+    from dragoman.routing.message import Message
+
+NEVER_S: Final = 0xFFFF_FFFF
+"""The session expiry interval that means never (§3.1.2.11.2)."""
+
+_IN: Final = b"i"
+_OUT: Final = b"o"
+
+
+class FilterRow(Row):
+    """One subscription of a kept session."""
+
+    qos: int = 0
+    no_local: bool = False
+    keep_retain: bool = False
+    identifier: int = 0
+
+
+class StandingRow(Row):
+    """A kept session. ``gone_ms``: wall clock when its connection ended, 0 = it was connected."""
+
+    principal: str = ""
+    expiry_s: int = 0
+    gone_ms: int = 0
+    filters: dict[str, FilterRow] = {}
+    agent: str = ""
+
+
+@final
+class Flight:
+    """A QoS 1 or 2 delivery under way. ``position`` 0: not in the log, so it lives and dies with the process."""
+
+    __slots__ = ("group", "message", "position", "qos", "released")
+
+    def __init__(self, message: Message | None, qos: int, position: int) -> None:
+        self.message = message
+        self.qos = qos
+        self.position = position
+        self.released = False
+        self.group: ShareMember | None = None
+
+
+@final
+class Standing:
+    """One client's session.
+
+    ``filters``   what it subscribes to, by filter as the client wrote it
+    ``received``  QoS 2 packet ids taken and not yet released (§4.3.3): the other half of exactly once
+    ``flights``   deliveries by packet id; ``ids`` finds the packet id of a log position
+    ``backlog``   its place in the log, if it is kept at all
+    """
+
+    __slots__ = (
+        "agent",
+        "backlog",
+        "client_id",
+        "connection",
+        "expiry_s",
+        "filters",
+        "flights",
+        "gone_ms",
+        "ids",
+        "key",
+        "last_id",
+        "principal",
+        "received",
+        "timer",
+        "will_timer",
+    )
+
+    def __init__(self, client_id: str, principal: str) -> None:
+        self.client_id = client_id
+        self.key = client_id.encode("utf-8", "surrogatepass")
+        self.principal = principal
+        self.agent = client_id
+        self.expiry_s = 0
+        self.gone_ms = 0
+        self.filters: dict[str, FilterRow] = {}
+        self.received: set[int] = set()
+        self.flights: dict[int, Flight] = {}
+        self.ids: dict[int, int] = {}
+        self.last_id = 0
+        self.backlog: Backlog | None = None
+        self.connection: MqttSession | None = None
+        self.timer: Timer | None = None
+        self.will_timer: Timer | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it stays when its connection ends."""
+        return self.expiry_s > 0
+
+    def next_id(self) -> int:
+        """A free packet id. The window is smaller than the id space, so there always is one."""
+        packet_id = self.last_id
+        while True:
+            packet_id = packet_id % 65_535 + 1
+            if packet_id not in self.flights:
+                self.last_id = packet_id
+                return packet_id
+
+    def check(self) -> None:
+        """What must always hold."""
+        for position, packet_id in self.ids.items():
+            assert self.flights[packet_id].position == position, (position, packet_id)
+        assert not self.kept or self.backlog is not None, self.client_id
+
+
+@final
+class Standings:
+    """Every session of this listener's clients, connected or kept. One per mesh, whatever the number of listeners."""
+
+    def __init__(self, broker: Broker, settings: MqttSettings) -> None:
+        self._broker = broker
+        self._settings = settings
+        self.by_client: dict[str, Standing] = {}
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Restores the kept sessions. Those that were connected when the mesh died are away since now."""
+        log = self._broker.log
+        rows = [(key, decode_row(value, StandingRow)) for key, value in log.rows(Table.SESSIONS)]
+        now_ms = self._broker.clock.now_ms()
+        for key, row in rows:
+            standing = Standing(key.decode("utf-8", "surrogatepass"), row.principal)
+            standing.expiry_s = row.expiry_s
+            standing.filters = dict(row.filters)
+            standing.agent = row.agent
+            standing.gone_ms = row.gone_ms or now_ms
+            self._load_flights(standing)
+            self.by_client[standing.client_id] = standing
+            standing.backlog = self._broker.backlogs.open(b"mqtt:" + key, _absent)
+            self._expire_later(standing)
+
+    def _load_flights(self, standing: Standing) -> None:
+        prefix = _row_key(standing, b"")
+        for key, value in self._broker.log.rows(Table.INFLIGHT, prefix):
+            packet_id = int.from_bytes(key[-2:], "big")
+            if key[len(prefix) : len(prefix) + 1] == _IN:
+                standing.received.add(packet_id)
+                continue
+            flight = Flight(None, 2, int.from_bytes(value[:8], "big"))
+            flight.released = value[8:] == b"r"
+            standing.flights[packet_id] = flight
+            standing.ids[flight.position] = packet_id
+
+    def open(self, client_id: str, principal: str, *, clean: bool, expiry_s: int) -> tuple[Standing, bool]:
+        """The client's session for a new connection, and whether it was there before (Session Present)."""
+        standing = self.by_client.get(client_id)
+        if standing is not None and (clean or standing.principal != principal or not standing.kept):
+            self.end(standing)
+            standing = None
+        present = standing is not None
+        if standing is None:
+            standing = self.by_client[client_id] = Standing(client_id, principal)
+        for timer in (standing.timer, standing.will_timer):
+            if timer is not None:
+                timer.cancel()
+        standing.timer = standing.will_timer = None
+        standing.gone_ms = 0
+        self.set_expiry(standing, expiry_s)
+        return standing, present
+
+    @property
+    def full(self) -> bool:
+        """Whether no further session may begin."""
+        return len(self.by_client) >= self._settings.sessions_max
+
+    def set_expiry(self, standing: Standing, expiry_s: int) -> None:
+        """How long it stays after its connection, seconds; 0 = not at all, ``NEVER_S`` = for good."""
+        standing.expiry_s = expiry_s
+        if standing.kept and standing.backlog is None:
+            standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent)
+        elif not standing.kept and standing.backlog is not None:
+            self._forget(standing)
+        self.save(standing)
+
+    def leave(self, standing: Standing) -> None:
+        """Its connection is gone: it waits, or ends at once if it is not kept."""
+        standing.connection = None
+        self._return_shared(standing)
+        if not standing.kept:
+            self.end(standing)
+            return
+        assert standing.backlog is not None
+        standing.backlog.offer = _absent
+        standing.backlog.reopen()
+        standing.gone_ms = self._broker.clock.now_ms()
+        self.save(standing)
+        self._expire_later(standing)
+
+    def _return_shared(self, standing: Standing) -> None:
+        """QoS 1 deliveries of shared subscriptions that were not acknowledged are for others now (§4.8.2)."""
+        for packet_id, flight in list(standing.flights.items()):
+            if flight.group is not None and flight.qos == 1 and flight.message is not None:
+                del standing.flights[packet_id]
+                flight.group.returned(flight.message)
+
+    def end(self, standing: Standing) -> None:
+        """The session is no more."""
+        if standing.timer is not None:
+            standing.timer.cancel()
+        if self.by_client.get(standing.client_id) is standing:
+            del self.by_client[standing.client_id]
+        if standing.backlog is not None:
+            self._forget(standing)
+
+    def _forget(self, standing: Standing) -> None:
+        log = self._broker.log
+        assert standing.backlog is not None
+        self._broker.backlogs.close(standing.backlog)
+        standing.backlog = None
+        log.put(Table.SESSIONS, standing.key, None)
+        for packet_id in standing.received:
+            log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), None)
+        for packet_id, flight in standing.flights.items():
+            if flight.qos == 2 and flight.position:
+                log.put(Table.INFLIGHT, _row_key(standing, _OUT, packet_id), None)
+
+    def _expire_later(self, standing: Standing) -> None:
+        if standing.expiry_s == NEVER_S:
+            return
+        left_ms = standing.gone_ms + standing.expiry_s * 1000 - self._broker.clock.now_ms()
+        standing.timer = self._broker.timers.after(max(0, left_ms), self._expire, standing)
+
+    def _expire(self, standing: Standing) -> None:
+        self.end(standing)
+        self._broker.directory.release(standing.agent, "mqtt")
+
+    # -- rows ----------------------------------------------------------------------------------------
+
+    def save(self, standing: Standing) -> Ticket:
+        """Writes a kept session's row; the ticket to wait for before telling the client."""
+        if not standing.kept:
+            return Ticket(0)
+        row = StandingRow(
+            principal=standing.principal,
+            expiry_s=standing.expiry_s,
+            gone_ms=standing.gone_ms,
+            filters=standing.filters,
+            agent=standing.agent,
+        )
+        return self._broker.log.put(Table.SESSIONS, standing.key, encode_row(row))
+
+    def receive(self, standing: Standing, packet_id: int) -> None:
+        """A QoS 2 publish was taken in: its id is pinned in the same commit."""
+        standing.received.add(packet_id)
+        if standing.kept:
+            self._broker.log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), b"1")
+
+    def release(self, standing: Standing, packet_id: int) -> None:
+        """The client has let go of a QoS 2 id it published with."""
+        standing.received.discard(packet_id)
+        if standing.kept:
+            self._broker.log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), None)
+
+    def fly(self, standing: Standing, packet_id: int, flight: Flight) -> Ticket:
+        """A QoS 2 delivery begins or moves on; the ticket must be safe before its PUBLISH leaves."""
+        if not standing.kept or not flight.position:
+            return Ticket(0)
+        state = b"r" if flight.released else b"p"
+        value = flight.position.to_bytes(8, "big") + state
+        return self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, packet_id), value)
+
+    def landed(self, standing: Standing, packet_id: int) -> None:
+        """A delivery is complete: id and place are free."""
+        flight = standing.flights.pop(packet_id)
+        if not flight.position:
+            return
+        standing.ids.pop(flight.position, None)
+        if standing.backlog is not None:
+            standing.backlog.finish(flight.position)
+            if flight.qos == 2:
+                self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, packet_id), None)
+
+
+def _row_key(standing: Standing, kind: bytes, packet_id: int | None = None) -> bytes:
+    """Rows of one session stand together; the length in front keeps one id from being another's prefix."""
+    head = len(standing.key).to_bytes(2, "big") + standing.key + kind
+    return head if packet_id is None else head + packet_id.to_bytes(2, "big")
+
+
+def _absent(message: Message) -> bool:
+    return False

@@ -1,0 +1,129 @@
+"""SUBSCRIBE and UNSUBSCRIBE: filters to subscriptions, and back again when a session is resumed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from dragoman.adapters.mqtt import mapping
+from dragoman.adapters.mqtt.codes import SUBACK_FAILURE, Code, ProtocolError
+from dragoman.adapters.mqtt.encoders import encode_suback, encode_unsuback
+from dragoman.adapters.mqtt.packets import Subscribe, Unsubscribe
+from dragoman.adapters.mqtt.packets import Subscription as Wanted
+from dragoman.adapters.mqtt.standing import FilterRow
+from dragoman.broker.log.contract import Ticket
+from dragoman.broker.subscription import Subscription
+from dragoman.routing.names import parse_shared
+from dragoman.routing.refusals import Refusal
+
+if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.session import MqttSession
+
+SEND_RETAINED: Final = 0
+SEND_RETAINED_IF_NEW: Final = 1
+
+
+def subscribe(session: MqttSession, packet: Subscribe) -> None:
+    """One reason code per filter, in order [3.8.4-6]; retained values follow the SUBACK."""
+    numbers = packet.properties.subscription_identifiers
+    identifier = numbers[0] if numbers else 0
+    codes: list[int] = []
+    replays: list[Subscription] = []
+    for wanted in packet.subscriptions:
+        if wanted.no_local and wanted.filter.startswith("$share/"):
+            session.fail(ProtocolError(Code.PROTOCOL_ERROR, "No Local on a shared subscription [3.8.3-4]"))
+            return
+        codes.append(_one(session, wanted, identifier, replays))
+    ticket = session.realm.standings.save(session.standing)
+    frame = encode_suback(session.version, packet.packet_id, codes)
+    session.answer(ticket, frame, lambda _: frame, lambda: _replay(session, replays))
+
+
+def _replay(session: MqttSession, subscriptions: list[Subscription]) -> None:
+    for subscription in subscriptions:
+        session.realm.broker.replay(subscription)
+
+
+def _one(session: MqttSession, wanted: Wanted, identifier: int, replays: list[Subscription]) -> int:
+    """Takes one filter in; its reason code."""
+    row = FilterRow(
+        qos=wanted.qos,
+        no_local=wanted.no_local,
+        keep_retain=wanted.retain_as_published,
+        identifier=identifier,
+    )
+    known = wanted.filter in session.standing.filters
+    subscription = _enter(session, wanted.filter, row)
+    if isinstance(subscription, Refusal):
+        code = mapping.CODES[subscription.reason]
+        return code if session.version == 5 and code >= SUBACK_FAILURE else SUBACK_FAILURE
+    session.standing.filters[wanted.filter] = row
+    handling = wanted.retain_handling
+    if subscription is not None and (handling == SEND_RETAINED or (handling == SEND_RETAINED_IF_NEW and not known)):
+        replays.append(subscription)
+    return wanted.qos
+
+
+def _enter(session: MqttSession, filter_: str, row: FilterRow) -> Subscription | Refusal | None:
+    """Makes or changes the subscription. None: taken in, but retained values are never for it (shared)."""
+    broker = session.realm.broker
+    shared = parse_shared(filter_)
+    if isinstance(shared, Refusal):
+        return shared
+    if shared is not None:
+        return broker.groups.share(session, *shared, wish=row.qos, identifier=row.identifier)
+    old = session.subscriptions.get(filter_)
+    if old is not None:
+        broker.change(old, wish=row.qos, no_local=row.no_local, keep_retain=row.keep_retain, identifier=row.identifier)
+        subscription: Subscription | Refusal = old
+    else:
+        subscription = broker.subscribe(
+            session,
+            filter_,
+            wish=row.qos,
+            no_local=row.no_local,
+            keep_retain=row.keep_retain,
+            identifier=row.identifier,
+            retained=False,
+        )
+    if isinstance(subscription, Refusal):
+        return subscription
+    session.subscriptions[filter_] = subscription
+    backlog = session.standing.backlog
+    if backlog is not None:
+        if row.qos:
+            backlog.watch(filter_)
+        else:
+            backlog.unwatch(filter_)
+    return subscription
+
+
+def restore(session: MqttSession) -> None:
+    """Makes the subscriptions of a resumed session live again; what the gate no longer allows is dropped and counted."""
+    for filter_, row in list(session.standing.filters.items()):
+        if isinstance(_enter(session, filter_, row), Refusal):
+            del session.standing.filters[filter_]
+            session.realm.metrics.drop("subscription-no-longer-allowed")
+
+
+def unsubscribe(session: MqttSession, packet: Unsubscribe) -> None:
+    """One reason code per filter; what is in flight is still completed [3.10.4-2]."""
+    codes = [_out(session, filter_) for filter_ in packet.filters]
+    ticket: Ticket = session.realm.standings.save(session.standing)
+    frame = encode_unsuback(session.version, packet.packet_id, codes)
+    session.answer(ticket, frame, lambda _: frame)
+
+
+def _out(session: MqttSession, filter_: str) -> int:
+    if session.standing.filters.pop(filter_, None) is None:
+        return Code.NO_SUBSCRIPTION_EXISTED
+    shared = parse_shared(filter_)
+    if shared is not None:
+        assert not isinstance(shared, Refusal), "it was taken in"
+        session.realm.broker.groups.unshare(session, *shared)
+        return Code.SUCCESS
+    subscription = session.subscriptions.pop(filter_, None)
+    if subscription is not None:
+        session.realm.broker.unsubscribe(subscription)
+    if session.standing.backlog is not None:
+        session.standing.backlog.unwatch(filter_)
+    return Code.SUCCESS
