@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from inspect import isdatadescriptor
 from typing import Any
 
+from dragoman.adapters.mqtt import packets, properties
 from dragoman.adapters.mqtt.codec import CLIENT, SERVER, Decoder
 from dragoman.adapters.mqtt.packets import (
     Auth,
@@ -42,12 +44,17 @@ def wire(text: str) -> bytes:
     return raw
 
 
+def names(record: type) -> list[str]:
+    """The attributes of a packet class, interpreted (slots) or compiled (getters)."""
+    return sorted(name for name, each in vars(record).items() if isdatadescriptor(each) and not name.startswith("_"))
+
+
 def fields(packet: Any) -> Any:
     """A packet as comparable data."""
     if isinstance(packet, list):
         return [fields(each) for each in packet]
-    if hasattr(packet, "__slots__") and not isinstance(packet, int):
-        return (type(packet).__name__, {name: fields(getattr(packet, name)) for name in packet.__slots__})
+    if type(packet).__module__ in (packets.__name__, properties.__name__):
+        return (type(packet).__name__, {name: fields(getattr(packet, name)) for name in names(type(packet))})
     return packet
 
 

@@ -132,17 +132,19 @@ def test_an_incomplete_packet_after_complete_ones_is_held_alone():
     assert reader.feed(b"") == []
 
 
-def test_topics_are_interned_and_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch):
+def test_topics_are_interned_and_the_cache_is_bounded():
     primitives.VALID_TOPICS.clear()
-    monkeypatch.setattr(primitives, "TOPIC_CACHE_MAX", 10)
     reader = Decoder(max_packet_bytes=1000, version=4)
     first, second = reader.feed(encode_publish(4, b"same", b"1") + encode_publish(4, b"same", b"2"))
     assert first.topic is second.topic
-    for number in range(100):
-        assert len(reader.feed(encode_publish(4, b"t%d" % number, b""))) == 1
-        assert len(primitives.VALID_TOPICS) <= 10
-    reader.feed(encode_publish(4, b"l" * 257, b""))
-    assert b"l" * 257 not in primitives.VALID_TOPICS
+    for number in range(primitives.TOPIC_CACHE_MAX + 10):
+        reader.feed(encode_publish(4, b"t%d" % number, b""))
+        assert len(primitives.VALID_TOPICS) <= primitives.TOPIC_CACHE_MAX
+    assert reader.error is None
+    longest = b"l" * primitives.TOPIC_CACHE_BYTES_MAX
+    assert len(reader.feed(encode_publish(4, longest, b"") + encode_publish(4, longest + b"l", b""))) == 2
+    assert longest in primitives.VALID_TOPICS
+    assert longest + b"l" not in primitives.VALID_TOPICS
 
 
 def test_a_bad_topic_is_bad_the_second_time_too():

@@ -13,7 +13,7 @@ from dragoman.adapters.mqtt.properties import (
     parse_properties,
     scan_publish,
 )
-from tests.mqtt.corpus import fields, wire
+from tests.mqtt.corpus import fields, names, wire
 
 # §2.2.2.2, table 2-4, copied out as it is printed: identifier, a value on the wire, the view, the packets.
 TABLE = """
@@ -72,7 +72,7 @@ def code_of(raw: bytes, packet: str = "PUBLISH") -> int:
 
 def test_the_table_is_whole():
     assert len(ROWS) == 27
-    assert {row[0] for row in ROWS} == set(Properties.__slots__)
+    assert {row[0] for row in ROWS} == set(names(Properties))
 
 
 @every_property
