@@ -85,11 +85,15 @@ class Broker:
         await self.safe(promised)
         self.timers.after(self.settings.sweep_ms, self._sweep)
 
-    async def stop(self) -> None:
-        """Ends every session in its own protocol's words, then makes everything safe and closes the log."""
+    def say_goodbye(self) -> None:
+        """Takes no new work and ends every session in its own protocol's words. Before ``stop``; idempotent."""
         self._stopping = True
         for session in list(self._sessions):
             session.close(Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down"))
+
+    async def stop(self) -> None:
+        """Makes everything safe and closes the log. After the listeners are done."""
+        self.say_goodbye()
         self.backlogs.flush()
         self.timers.stop()
         await self.log.close()

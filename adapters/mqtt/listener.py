@@ -80,7 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         except Exception:
             logger.exception("a fault of ours; the connection pays for it", extra={"peer": session.peer})
             session.end(Code.UNSPECIFIED_ERROR)
-            self._abort()
+            self.abort()
 
     def eof_received(self) -> bool:
         """The peer will send no more; MQTT has no use for half a connection."""
@@ -108,6 +108,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
         del listener.connections[self]
+        if not listener.connections:
+            listener.emptied()
         listener.limits.leave(self._address)
         listener.realm.counters.open -= 1
         self._transport = None
@@ -170,7 +172,7 @@ class Connection(asyncio.BufferedProtocol):
     def _too_late(self) -> None:
         self._deadline = None
         if self.session is not None and self.session.phase in (Phase.NEW, Phase.CHECKING):
-            self._abort()
+            self.abort()
 
     def _close(self) -> None:
         """Closes once what was written is out; a peer that does not read gets two seconds."""
@@ -178,9 +180,10 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
             if self._deadline is not None:
                 self._deadline.cancel()
-            self._deadline = self._listener.realm.broker.timers.after(2_000, self._abort)
+            self._deadline = self._listener.realm.broker.timers.after(2_000, self.abort)
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Cuts the connection, whatever is unsent."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -198,6 +201,7 @@ class Listener:
         self._sockets = sockets
         self._tls = tls
         self._servers: list[asyncio.Server] = []
+        self._empty = asyncio.Event()
 
     async def start(self) -> None:
         """Begins to accept."""
@@ -205,6 +209,10 @@ class Listener:
         for sock in self._sockets:
             server = await loop.create_server(lambda: Connection(self), sock=sock, ssl=self._tls, backlog=1024)
             self._servers.append(server)
+
+    def emptied(self) -> None:
+        """The last connection is gone."""
+        self._empty.set()
 
     def stop_accepting(self) -> None:
         """No new connections from now on."""
@@ -214,8 +222,11 @@ class Listener:
     async def stop(self, deadline_s: float) -> None:
         """Waits until the connections the broker has ended are written out, at most ``deadline_s``; then cuts them."""
         self.stop_accepting()
-        end = asyncio.get_running_loop().time() + deadline_s
-        while self.connections and asyncio.get_running_loop().time() < end:
-            await asyncio.sleep(0.01)
+        if self.connections:
+            self._empty.clear()
+            try:
+                await asyncio.wait_for(self._empty.wait(), deadline_s)
+            except TimeoutError:
+                logger.info("connections cut that did not close in time", extra={"count": len(self.connections)})
         for connection in list(self.connections):
-            connection._abort()
+            connection.abort()
