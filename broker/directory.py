@@ -1,27 +1,22 @@
 """Who is here, what they can do, in what state. Decides presence, bindings, leases; knows no protocol.
 
-An agent enters by a connection that speaks as it (``arrive``) or by a card (``register``), and belongs
-to the principal that did so first for as long as it is here. It leaves when nothing holds it: no
-connection, no kept session or mailbox, no leased card, and it has been gone for a while.
+An agent enters by a connection that speaks as it (``arrive``) or by a card (``register``); how long it
+stays and whose it is, is the roster's business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from typing import TYPE_CHECKING, Protocol, final
 
-import msgspec
-
-from dragoman.broker import agent_rows
-from dragoman.broker.counter import Counter
 from dragoman.broker.gate import Action
-from dragoman.broker.history import Change, History, What
+from dragoman.broker.history import Change
 from dragoman.broker.members import Members
-from dragoman.broker.offers import Asked, Offer, Offers, SkillIndex
+from dragoman.broker.offers import Asked, Offer, Offers
 from dragoman.broker.presence import PRESENT, Agent, State
-from dragoman.broker.projection import ROOT, Projection
-from dragoman.routing.cards import SKILLS_MAX, Card, Query, Skill, card_json, search
+from dragoman.broker.projection import Projection
+from dragoman.broker.roster import CARDS, Roster, Tell
+from dragoman.routing.cards import SKILLS_MAX, Card, Query, Skill, search
 from dragoman.routing.names import check_agent, shown, to_level
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -32,15 +27,7 @@ if TYPE_CHECKING:
     from dragoman.broker.principal import Principal
     from dragoman.broker.session import Session
     from dragoman.broker.settings_agents import AgentSettings
-    from dragoman.broker.timers import Timer, Timers
-
-PRESENCE = ROOT + "presence/"
-CARDS = ROOT + "agents/"
-
-SWEPT_PER_TURN_MAX = 1_000
-
-Tell = Callable[[str, bytes], object]
-"""Says news on a ``$mesh/…`` name at the end of the turn; an empty payload says that it is no more."""
+    from dragoman.broker.timers import Timers
 
 
 class Judge(Protocol):
@@ -80,40 +67,23 @@ class Directory:
     ) -> None:
         """``later(fn, *args)`` runs at the end of the turn; ``declared``: the principal of each configured agent id."""
         self._clock = clock
-        self._timers = timers
         self._gate = gate
-        self._log = log
-        self._tell = tell
         self._settings = settings
-        self._declared = declared or {}
-        self._agents: dict[str, Agent] = {}
-        self._per_principal: dict[str, int] = {}
-        self._session_numbers = Counter(log, b"agent-sessions")
-        self._history = History(log, later, settings.history_max)
+        self._roster = Roster(clock, timers, log, tell, later, settings, declared or {})
+        self._agents = self._roster.agents
+        self._skills = self._roster.skills
         self._members = Members(tell)
-        self._skills = SkillIndex()
         self._offers = Offers()
-        self._fading: dict[str, int] = {}
-        self._sweep_timer: Timer | None = None
         self._follower: Follower | None = None
         self.late_news_total = 0
         self.projection = Projection()
-        self.projection.add("presence", self._presences)
-        self.projection.add("agents", self._cards)
+        self.projection.add("presence", self._roster.presences)
+        self.projection.add("agents", self._roster.cards)
         self.projection.add("channels", self._members.projected)
 
     def start(self) -> None:
         """Takes up the agents the log remembers."""
-        self._session_numbers.start()
-        self._history.start()
-        for agent in agent_rows.load(self._log, self._clock.now_ms()):
-            self._agents[agent.id] = agent
-            self._per_principal[agent.principal_name] = self._per_principal.get(agent.principal_name, 0) + 1
-            self._skills.change(agent, agent.merged_card())
-            agent.told = True
-            if agent.lease_due_ms:
-                self._arm_lease(agent)
-            self._fade(agent)
+        self._roster.start()
 
     def follow(self, follower: Follower) -> None:
         """Names who hears of servers coming and going."""
@@ -124,19 +94,19 @@ class Directory:
 
     def arrive(self, session: Session, agent: str, *, keeps: bool) -> int | Refusal:
         """The connection speaks as ``agent`` from now on; its session number. ``keeps``: its session outlives it."""
-        entry = self._enter(session.principal, agent)
+        entry = self._roster.enter(session.principal, agent)
         if isinstance(entry, Refusal):
             return entry
         if not keeps and not entry.connections:
             entry.offered = ()
-            self._recard(entry)
-        number = self._session_numbers.next()
+            self._roster.recard(entry)
+        number = self._roster.session_numbers.next()
         entry.connect(session, number)
         entry.keep(session.protocol, keeps)
-        self._fading.pop(agent, None)
-        self._into(entry, entry.verified(clean=False))
-        self._announce(entry)
-        agent_rows.save(self._log, entry)
+        self._roster.unfade(entry)
+        self._roster.into(entry, entry.verified(clean=False))
+        self._roster.announce(entry)
+        self._roster.save(entry)
         return number
 
     def depart(self, session: Session, *, clean: bool, keeps: bool) -> None:
@@ -152,10 +122,10 @@ class Directory:
         for offer in self._offers.of_session(session):
             self._offers.discard(offer)
         if entry.connections:
-            self._restate(entry)
+            self._roster.restate(entry)
         else:
-            self._leave(entry, entry.verified(clean=clean))
-        agent_rows.save(self._log, entry)
+            self._roster.leave(entry, entry.verified(clean=clean))
+        self._roster.save(entry)
         if self._follower is not None:
             self._follower.departed(entry, session)
 
@@ -164,8 +134,8 @@ class Directory:
         entry = self._agents.get(agent)
         if entry is not None:
             entry.keep(source, True)
-            self._fading.pop(agent, None)
-            agent_rows.save(self._log, entry)
+            self._roster.unfade(entry)
+            self._roster.save(entry)
 
     def release(self, agent: str, source: str) -> None:
         """That is over: its session expired, its mailbox is closed. Nothing left means gone."""
@@ -176,10 +146,10 @@ class Directory:
         if not entry.kept:
             live = {offer.skill.name for offer in self._offers.of_agent(entry)}
             entry.offered = tuple([skill for skill in entry.offered if skill.name in live])
-            self._recard(entry)
+            self._roster.recard(entry)
         if not entry.connections and not entry.kept:
-            self._leave(entry, State.GONE)
-        agent_rows.save(self._log, entry)
+            self._roster.leave(entry, State.GONE)
+        self._roster.save(entry)
 
     # -- cards ---------------------------------------------------------------------------------------
 
@@ -198,7 +168,7 @@ class Directory:
         more = len(card.skills) - len(self._agents[agent].keys if agent in self._agents else ())
         if self._skills.entries + more > self._settings.skills_max:
             return Refusal(Reason.QUOTA_EXCEEDED, f"all cards together may have {self._settings.skills_max} skills")
-        entry = self._enter(principal, agent)
+        entry = self._roster.enter(principal, agent)
         if isinstance(entry, Refusal):
             return entry
         entry.declared = card
@@ -206,10 +176,10 @@ class Directory:
             lease_ms = self._settings.card_lease_ms
         if not entry.connections:
             entry.via = via
-        self._lease(entry, lease_ms)
-        self._recard(entry)
-        self._alive(entry)
-        agent_rows.save(self._log, entry)
+        self._roster.lease(entry, lease_ms)
+        self._roster.recard(entry)
+        self._roster.alive(entry)
+        self._roster.save(entry)
         return self.revision
 
     def renew(self, principal: Principal, agent: str, *, lease_ms: int | None = None) -> int | Refusal:
@@ -219,9 +189,9 @@ class Directory:
             return entry
         if entry.declared is None:
             return Refusal(Reason.GONE, f"agent {shown(agent)} has no card; its lease has ended: register it again")
-        self._lease(entry, lease_ms if lease_ms is not None else self._settings.card_lease_ms)
-        self._alive(entry)
-        agent_rows.save(self._log, entry)
+        self._roster.lease(entry, lease_ms if lease_ms is not None else self._settings.card_lease_ms)
+        self._roster.alive(entry)
+        self._roster.save(entry)
         return self.revision
 
     def unregister(self, principal: Principal, agent: str) -> Refusal | None:
@@ -229,7 +199,7 @@ class Directory:
         entry = self._own(principal, agent)
         if isinstance(entry, Refusal):
             return entry
-        self._drop_card(entry)
+        self._roster.drop_card(entry)
         return None
 
     def set_limit(self, agent: str, work_limit: int | None) -> Refusal | None:
@@ -240,8 +210,8 @@ class Directory:
         if work_limit is not None and work_limit < 0:
             return Refusal(Reason.ARGUMENTS_INVALID, f"a work limit is 0 or more, not {work_limit}")
         entry.limit = work_limit
-        self._restate(entry)
-        agent_rows.save(self._log, entry)
+        self._roster.restate(entry)
+        self._roster.save(entry)
         if self._follower is not None and entry.connections and entry.has_room:
             self._follower.eased(entry)
         return None
@@ -251,7 +221,7 @@ class Directory:
         had_room = agent.has_room
         agent.load += delta
         assert agent.load >= 0, f"{agent.id!r} has finished more calls than it was asked"
-        self._restate(agent)
+        self._roster.restate(agent)
         if not had_room and agent.has_room and agent.connections and self._follower is not None:
             self._follower.eased(agent)
 
@@ -288,8 +258,8 @@ class Directory:
         self._offers.add(offer)
         if new or skill not in entry.offered:
             entry.offered = (*[known for known in entry.offered if known.name != skill.name], skill)
-            self._recard(entry)
-            agent_rows.save(self._log, entry)
+            self._roster.recard(entry)
+            self._roster.save(entry)
         if self._follower is not None:
             self._follower.offered(offer)
         return offer
@@ -301,8 +271,8 @@ class Directory:
         entry = offer.agent
         if all(other.skill.name != offer.skill.name for other in self._offers.of_agent(entry)):
             entry.offered = tuple([skill for skill in entry.offered if skill.name != offer.skill.name])
-            self._recard(entry)
-            agent_rows.save(self._log, entry)
+            self._roster.recard(entry)
+            self._roster.save(entry)
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -361,15 +331,15 @@ class Directory:
     @property
     def revision(self) -> int:
         """Of the newest change."""
-        return self._history.revision
+        return self._roster.history.revision
 
     def since(self, revision: int) -> list[Change] | None:
         """The changes after ``revision``, oldest first; None: too old, look at everything again."""
-        return self._history.since(revision)
+        return self._roster.history.since(revision)
 
     def watch(self, fn: Callable[[Change], None]) -> Callable[[], None]:
         """Calls ``fn`` at the end of each turn for what changed in it; gives back how to stop. Filter by ``sees``."""
-        return self._history.watch(fn)
+        return self._roster.history.watch(fn)
 
     def projected(self, filter_: str) -> Iterator[tuple[str, bytes]]:
         """What ``$mesh/v1/…`` says now, as far as the filter matches. Who may read each is the caller's business."""
@@ -395,178 +365,6 @@ class Directory:
         """Names who knows more of a channel than its members, for ``$mesh/v1/channels/{channel}``."""
         self._members.about = about
 
-    # -- entering and leaving ------------------------------------------------------------------------
-
-    def _enter(self, principal: Principal, agent: str) -> Agent | Refusal:
-        """The agent as the principal's own, new if need be."""
-        refusal = check_agent(agent)
-        if refusal is not None:
-            return refusal
-        entry = self._agents.get(agent)
-        owner = self._declared.get(agent)
-        if entry is not None and entry.principal_name == principal.name:
-            return entry
-        if owner is not None and owner != principal.name:
-            return Refusal(Reason.AGENT_TAKEN, f"agent {shown(agent)} is declared as another principal's")
-        if entry is not None:
-            if owner is None or entry.connections:
-                return Refusal(Reason.AGENT_TAKEN, f"agent {shown(agent)} belongs to another principal")
-            # Somebody used the id before the configuration gave it away.
-            self._remove(entry)
-        refusal = self._full(principal)
-        if refusal is not None:
-            return refusal
-        entry = Agent(agent, principal.name, self._settings.work_limit)
-        entry.since_ms = self._clock.now_ms()
-        self._agents[agent] = entry
-        self._per_principal[principal.name] = self._per_principal.get(principal.name, 0) + 1
-        return entry
-
-    def _full(self, principal: Principal) -> Refusal | None:
-        settings = self._settings
-        if self._per_principal.get(principal.name, 0) >= settings.agents_per_principal_max:
-            self._make_room(principal.name)
-        if self._per_principal.get(principal.name, 0) >= settings.agents_per_principal_max:
-            return Refusal(
-                Reason.QUOTA_EXCEEDED,
-                f"{principal.name} has {settings.agents_per_principal_max} agents, which is the limit",
-                settings.linger_ms,
-            )
-        if len(self._agents) >= settings.agents_max:
-            self._make_room(None)
-        if len(self._agents) >= settings.agents_max:
-            return Refusal(
-                Reason.QUOTA_EXCEEDED, f"{settings.agents_max} agents are here, which is the limit", settings.linger_ms
-            )
-        return None
-
-    def _make_room(self, principal_name: str | None) -> None:
-        """Lets the longest gone leave early. Looks at a few only, so that refusing stays cheap."""
-        for agent in islice(self._fading, 64):
-            entry = self._agents[agent]
-            if principal_name is None or entry.principal_name == principal_name:
-                self._remove(entry)
-                return
-
-    def _leave(self, entry: Agent, state: State) -> None:
-        self._into(entry, state)
-        if state is State.LOST and self._settings.flap_ms:
-            self._timers.after(self._settings.flap_ms, self._still_lost, entry, entry.session_number)
-        else:
-            self._announce(entry)
-        self._fade(entry)
-
-    def _still_lost(self, entry: Agent, session_number: int) -> None:
-        if self._agents.get(entry.id) is entry and entry.session_number == session_number and entry.state is State.LOST:
-            self._announce(entry)
-
-    def _fade(self, entry: Agent) -> None:
-        """Sees to it that one nothing holds is looked at again: all wait equally long, so the first is the next."""
-        self._fading.pop(entry.id, None)
-        if entry.connections or entry.kept or (entry.state is not State.LOST and entry.lease_due_ms):
-            return
-        self._fading[entry.id] = self._clock.monotonic_ms() + self._settings.linger_ms
-        if self._sweep_timer is None:
-            self._sweep_timer = self._timers.after(self._settings.linger_ms, self._sweep)
-
-    def _sweep(self) -> None:
-        self._sweep_timer = None
-        now = self._clock.monotonic_ms()
-        for _ in range(SWEPT_PER_TURN_MAX):
-            agent = next(iter(self._fading), None)
-            if agent is None:
-                return
-            if self._fading[agent] > now:
-                break
-            entry = self._agents[agent]
-            del self._fading[agent]
-            if entry.state is State.LOST:
-                self._leave(entry, State.GONE)
-                agent_rows.save(self._log, entry)
-            else:
-                self._remove(entry)
-        if self._fading:
-            self._sweep_timer = self._timers.at(next(iter(self._fading.values())), self._sweep)
-
-    def _remove(self, entry: Agent) -> None:
-        assert not entry.connections, f"{entry.id!r} is connected"
-        self._fading.pop(entry.id, None)
-        if entry.lease is not None:
-            entry.lease.cancel()
-        had_card = entry.card is not None
-        self._skills.change(entry, None)
-        del self._agents[entry.id]
-        count = self._per_principal[entry.principal_name] - 1
-        if count:
-            self._per_principal[entry.principal_name] = count
-        else:
-            del self._per_principal[entry.principal_name]
-        agent_rows.forget(self._log, entry)
-        if entry.told:
-            self._history.record(entry.id, What.REMOVED, State.GONE, entry.session_number)
-            self._tell(PRESENCE + to_level(entry.id), b"")
-        if had_card:
-            self._tell(CARDS + to_level(entry.id), b"")
-
-    # -- state ---------------------------------------------------------------------------------------
-
-    def _into(self, entry: Agent, state: State) -> None:
-        if entry.state is not state:
-            entry.state = state
-            entry.since_ms = self._clock.now_ms()
-
-    def _restate(self, entry: Agent) -> None:
-        """Online or busy, for one that is connected."""
-        if entry.connections:
-            state = entry.verified(clean=False)
-            if state is not entry.state:
-                self._into(entry, state)
-                self._announce(entry)
-
-    def _alive(self, entry: Agent) -> None:
-        """A sign of life that is no connection."""
-        if not entry.connections and entry.state is not State.ASLEEP:
-            self._into(entry, State.ASLEEP)
-            self._announce(entry)
-        self._fade(entry)
-
-    def _announce(self, entry: Agent) -> None:
-        entry.told = True
-        entry.revision = self._history.record(entry.id, What.STATE, entry.state, entry.session_number)
-        self._tell(PRESENCE + to_level(entry.id), entry.presence_json())
-
-    # -- card and lease ------------------------------------------------------------------------------
-
-    def _recard(self, entry: Agent) -> None:
-        card = entry.merged_card()
-        if card == entry.card:
-            return
-        self._skills.change(entry, card)
-        self._history.record(entry.id, What.CARD, entry.state, entry.session_number)
-        self._tell(CARDS + to_level(entry.id), _card_bytes(card))
-
-    def _lease(self, entry: Agent, lease_ms: int | None) -> None:
-        if entry.lease is not None:
-            entry.lease.cancel()
-            entry.lease = None
-        entry.lease_due_ms = 0
-        if lease_ms is not None:
-            entry.lease_due_ms = self._clock.now_ms() + max(1, min(lease_ms, self._settings.lease_max_ms))
-            self._arm_lease(entry)
-
-    def _arm_lease(self, entry: Agent) -> None:
-        entry.lease = self._timers.after(entry.lease_due_ms - self._clock.now_ms(), self._drop_card, entry)
-
-    def _drop_card(self, entry: Agent) -> None:
-        """The lease has ended, or the card was taken back."""
-        self._lease(entry, None)
-        entry.declared = None
-        if entry.connections or entry.kept:
-            self._recard(entry)
-            agent_rows.save(self._log, entry)
-        else:
-            self._remove(entry)
-
     # -- within --------------------------------------------------------------------------------------
 
     def _own(self, principal: Principal, agent: str) -> Agent | Refusal:
@@ -585,36 +383,9 @@ class Directory:
     def _unknown(agent: str) -> Refusal:
         return Refusal(Reason.UNKNOWN_AGENT, f"no agent {shown(agent)} is here")
 
-    def _presences(self, only: str | None, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-        for entry in self._some(only):
-            name = PRESENCE + to_level(entry.id)
-            if entry.told and wanted(name):
-                yield name, entry.presence_json()
-
-    def _cards(self, only: str | None, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-        for entry in self._some(only):
-            name = CARDS + to_level(entry.id)
-            if entry.card is not None and wanted(name):
-                yield name, _card_bytes(entry.card)
-
-    def _some(self, only: str | None) -> Iterator[Agent]:
-        """Agents as they are when reached; which there are is taken at once."""
-        for agent in [only] if only is not None else list(self._agents):
-            entry = self._agents.get(agent)
-            if entry is not None:
-                yield entry
-
     def check(self) -> None:
         """Asserts what must always hold. For tests; walks everything."""
-        for entry in self._agents.values():
-            entry.check()
-            held = entry.connections or entry.kept or entry.lease_due_ms
-            assert held or entry.id in self._fading, f"nothing holds {entry.id!r} and nothing will take it away"
-        assert sum(self._per_principal.values()) == len(self._agents)
-        assert all(not self._agents[agent].connections for agent in self._fading)
-        assert all(offer.agent.state in PRESENT for e in self._agents.values() for offer in self._offers.of_agent(e))
-        self._skills.check(self._agents.values())
-
-
-def _card_bytes(card: Card | None) -> bytes:
-    return msgspec.json.encode(card_json(card)) if card is not None else b""
+        self._roster.check()
+        offers = [offer for entry in self._agents.values() for offer in self._offers.of_agent(entry)]
+        assert len(offers) == self._offers.count
+        assert all(offer.agent.state in PRESENT for offer in offers)
