@@ -67,7 +67,7 @@ class MeshActs:
         ticket = self._broker.publish(session, message, dedupe)
         if isinstance(ticket, Refusal):
             return ticket
-        refusal = await session.safe(ticket)
+        refusal = await session.safe(ticket, self._settings.call_timeout_s)
         if refusal is not None:
             return refusal
         return {"id": message.id, "channel": message.name, "offset": message.offset, "logged": ticket != 0}

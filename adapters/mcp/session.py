@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.routing.refusals import Refusal
+from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.broker.log.contract import Ticket
@@ -148,8 +148,8 @@ class McpSession:
         if self._on_close is not None:
             self._on_close(refusal)
 
-    async def safe(self, ticket: Ticket) -> Refusal | None:
-        """Waits until the publish with this ticket is safe, or says why it never will be."""
+    async def safe(self, ticket: Ticket, timeout_s: float) -> Refusal | None:
+        """Waits until the publish with this ticket is safe, or says why it is not. To be called in the same turn."""
         if ticket == 0:
             return None
         if self.closed is not None:
@@ -157,7 +157,12 @@ class McpSession:
         future = self._waiting.get(ticket)
         if future is None:
             future = self._waiting[ticket] = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(future)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            detail = f"not confirmed in {timeout_s:g} s; it may still be: publish again with the same idempotency_key"
+            return Refusal(Reason.DEADLINE_PASSED, detail)
 
 
 def _settle(future: asyncio.Future[Refusal | None], outcome: Refusal | None) -> None:

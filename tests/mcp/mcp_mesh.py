@@ -1,11 +1,11 @@
-"""An MCP endpoint on a real socket over a real broker in memory; directory, calls and rooms are small fakes."""
+"""An MCP endpoint on a real socket over a real broker in memory; calls are a small fake."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -22,11 +22,10 @@ from dragoman.broker.gate import Gate
 from dragoman.broker.gate_settings import GateSettings
 from dragoman.broker.log.memory import MemoryLog
 from dragoman.broker.metrics import Metrics
-from dragoman.broker.presence import State
 from dragoman.broker.principal import ANONYMOUS, Principal
 from dragoman.broker.settings import BrokerSettings
-from dragoman.broker.timers import Timers
-from dragoman.routing.cards import Card, Query, Skill, search, skill_key
+from dragoman.broker.settings_agents import AgentSettings
+from dragoman.routing.cards import Card, Skill
 from dragoman.routing.refusals import Reason, Refusal
 
 MODERN = "2026-07-28"
@@ -36,69 +35,6 @@ META = {
 }
 
 Serve = Callable[["FakeCall"], None]
-
-
-class FakeAgent:
-    def __init__(self, agent: str, principal: str, card: Card) -> None:
-        self.id = self.agent = agent
-        self.principal_name = principal
-        self.card: Card | None = card
-        self.state = State.ONLINE
-        self.since_ms = 1
-        self.load = 0
-
-
-class FakeDirectory:
-    """Agents with cards, and whoever arrived."""
-
-    def __init__(self) -> None:
-        self.revision = 0
-        self.agents: dict[str, FakeAgent] = {}
-        self.arrived: dict[Any, str] = {}
-        self.departed: list[tuple[str, bool]] = []
-        self.members_of: dict[str, list[tuple[str, int]]] = {}
-        self.hidden_from: set[str] = set()
-        self._watchers: list[Callable[[Any], None]] = []
-
-    def add(self, agent: str, *skills: Skill, principal: str = "plant") -> None:
-        self.agents[agent] = FakeAgent(agent, principal, Card(agent=agent, name=agent, skills=skills))
-        self.revision += 1
-        for watcher in self._watchers:
-            watcher(None)
-
-    def skills(self, principal: Principal) -> list[tuple[str, Skill, list[str]]]:
-        found: dict[str, tuple[Skill, list[str]]] = {}
-        if principal.name in self.hidden_from:
-            return []
-        for agent in self.agents.values():
-            assert agent.card is not None
-            for skill in agent.card.skills:
-                found.setdefault(skill_key(skill), (skill, []))[1].append(agent.id)
-        return [(key, skill, agents) for key, (skill, agents) in found.items()]
-
-    def get(self, agent: str) -> FakeAgent | None:
-        return self.agents.get(agent)
-
-    def find(self, principal: Principal, query: Query) -> list[FakeAgent]:
-        return search(self.agents.values(), query)
-
-    def members(self, name: str) -> list[tuple[str, int]]:
-        return self.members_of.get(name, [])
-
-    def projected(self, name: str) -> Iterator[tuple[str, bytes]]:
-        if name == "$mesh/v1/presence/t1":
-            yield name, b'{"state":"online"}'
-
-    def watch(self, fn: Callable[[Any], None]) -> Callable[[], None]:
-        self._watchers.append(fn)
-        return lambda: self._watchers.remove(fn)
-
-    def arrive(self, session: Any, agent: str, *, keeps: bool) -> int | Refusal:
-        self.arrived[session] = agent
-        return 1
-
-    def depart(self, session: Any, *, clean: bool, keeps: bool) -> None:
-        self.departed.append((self.arrived.pop(session), clean))
 
 
 class FakeOutcome:
@@ -178,12 +114,18 @@ class McpMesh:
     def __init__(self, broker: Broker, login: FakeAuthenticator, port: int, http: aiohttp.ClientSession) -> None:
         self.broker = broker
         self.login = login
-        self.directory: FakeDirectory = broker.directory  # type: ignore[attr-defined]
+        self.directory = broker.directory
         self.calls: FakeCalls = broker.calls  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{port}/mcp"
         self.port = port
         self.http = http
         self.endpoint: McpEndpoint
+
+    def add(self, agent: str, *skills: Skill, principal: str = "plant") -> None:
+        """An agent with these skills, known by its card."""
+        card = Card(agent=agent, name=agent, skills=skills)
+        revision = self.directory.register(Principal(principal), agent, card, lease_ms=None, via="http")
+        assert isinstance(revision, int)
 
     async def post(self, body: Any, headers: dict[str, str | None] | None = None) -> tuple[int, dict[str, str], Any]:
         """Sends a body; (status, headers in lower case, decoded answer). A header given as None is left out."""
@@ -252,9 +194,15 @@ async def next_event(content: aiohttp.StreamReader) -> Any:
 async def mcp_mesh(settings: McpSettings | None = None, gate: GateSettings | None = None) -> AsyncIterator[McpMesh]:
     """Starts one; everything is gone at the end."""
     loop, clock, log = asyncio.get_running_loop(), SystemClock(), MemoryLog()
-    broker: Any = Broker(BrokerSettings(), clock, log, Gate(gate or GateSettings()), loop, Metrics())
-    broker.timers = Timers(clock, loop.call_later, log)
-    broker.directory = FakeDirectory()
+    broker: Any = Broker(
+        BrokerSettings(),
+        AgentSettings(flap_ms=0),
+        clock=clock,
+        log=log,
+        gate=Gate(gate or GateSettings()),
+        loop=loop,
+        metrics=Metrics(),
+    )
     broker.calls = FakeCalls()
     await broker.start()
     login = FakeAuthenticator()

@@ -40,7 +40,11 @@ async def opened(mesh: McpMesh, version: str = "2025-11-25", **more: str) -> dic
     """Opens a session; the headers its requests need."""
     status, headers, answer = await mesh.post(hello(version), dict(more))
     assert status == 200, answer
-    lines: dict[str, str | None] = {"Mcp-Session-Id": headers["mcp-session-id"], "MCP-Protocol-Version": version, **more}
+    lines: dict[str, str | None] = {
+        "Mcp-Session-Id": headers["mcp-session-id"],
+        "MCP-Protocol-Version": version,
+        **more,
+    }
     note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
     assert (await mesh.post(note, lines))[0] == 202
     return lines
@@ -70,7 +74,7 @@ def test_an_unknown_version_is_answered_with_the_newest_that_has_a_handshake() -
 
 def test_tools_are_listed_and_called_in_a_session() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("say", output_schema={"type": "object"}))
+        mesh.add("t1", Skill("say", output_schema={"type": "object"}))
         lines = await opened(mesh)
         status, headers, answer = await mesh.post(request("tools/list"), lines)
         assert (status, headers["content-type"]) == (200, "application/json")
@@ -116,7 +120,7 @@ def test_a_refused_handshake_leaves_no_session() -> None:
 
 def test_a_call_is_cancelled_by_its_notification_only() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("slow"))
+        mesh.add("t1", Skill("slow"))
         mesh.calls.serve = lambda call: None
         lines = await opened(mesh)
         asking = asyncio.create_task(mesh.post(request("tools/call", {"name": "slow"}, 7), lines))
@@ -135,7 +139,7 @@ def test_a_call_is_cancelled_by_its_notification_only() -> None:
 
 def test_a_lost_connection_cancels_nothing_but_the_end_of_the_session_does() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("slow"))
+        mesh.add("t1", Skill("slow"))
         mesh.calls.serve = lambda call: None
         lines = await opened(mesh)
         asking = asyncio.create_task(mesh.post(request("tools/call", {"name": "slow"}, 7), lines))
@@ -162,9 +166,9 @@ def test_the_stream_of_a_session_tells_of_new_tools() -> None:
             assert stream.content_type == "text/event-stream"
             async with mesh.http.get(mesh.url, headers={**headers, "Accept": "text/event-stream"}) as second:
                 assert second.status == 409
-            mesh.directory.add("t1", Skill("x"))
+            mesh.add("t1", Skill("x"))
             assert (await next_event(stream.content))["method"] == "notifications/tools/list_changed"
-            mesh.directory.add("t2", Skill("y"))
+            mesh.add("t2", Skill("y"))
             assert (await next_event(stream.content))["method"] == "notifications/tools/list_changed"
         async with mesh.http.delete(mesh.url, headers=headers) as answer:
             assert answer.status == 204
@@ -174,7 +178,7 @@ def test_the_stream_of_a_session_tells_of_new_tools() -> None:
 
 def test_requests_of_one_session_are_bounded() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("slow"))
+        mesh.add("t1", Skill("slow"))
         mesh.calls.serve = lambda call: None
         lines = await opened(mesh)
         asking = asyncio.create_task(mesh.post(request("tools/call", {"name": "slow"}, 7), lines))

@@ -231,7 +231,7 @@ def test_a_body_beyond_the_limit_is_refused() -> None:
 
 def test_requests_in_flight_are_bounded_per_principal() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("slow"))
+        mesh.add("t1", Skill("slow"))
         mesh.calls.serve = lambda call: None
         first = asyncio.create_task(mesh.call("slow", {}))
         await asyncio.wait_for(mesh.calls.asked.wait(), 5)
@@ -248,7 +248,7 @@ def test_requests_in_flight_are_bounded_per_principal() -> None:
 
 def test_silence_turns_the_answer_into_a_stream_with_keep_alives() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("slow"))
+        mesh.add("t1", Skill("slow"))
         mesh.calls.serve = lambda call: None
         message, headers = modern("tools/call", {"name": "slow", "arguments": {}})
         headers |= {"Accept": "application/json, text/event-stream"}
@@ -265,7 +265,7 @@ def test_silence_turns_the_answer_into_a_stream_with_keep_alives() -> None:
 
 def test_a_client_that_goes_away_cancels_its_call() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("slow"))
+        mesh.add("t1", Skill("slow"))
         mesh.calls.serve = lambda call: None
         asking = asyncio.create_task(mesh.call("slow", {}))
         await asyncio.wait_for(mesh.calls.asked.wait(), 5)

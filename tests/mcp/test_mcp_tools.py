@@ -11,8 +11,8 @@ from mcp_mesh import McpMesh, events, eventually, mcp_mesh, modern, next_event
 
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
-from dragoman.broker.principal import Principal
-from dragoman.routing.cards import Query, Skill
+from dragoman.broker.presence import State
+from dragoman.routing.cards import Skill
 from dragoman.routing.message import Message
 from dragoman.routing.refusals import Reason
 
@@ -70,7 +70,7 @@ def test_many_servers_of_a_skill_are_one_tool() -> None:
     async def body(mesh: McpMesh) -> None:
         skill = Skill("set_temperature", "Sets it.", TEMPERATURE, tags=("heating",), title="Set the temperature")
         for n in range(3):
-            mesh.directory.add(f"thermostat{n}", skill)
+            mesh.add(f"thermostat{n}", skill)
         found = await tools(mesh)
         assert list(found) == sorted([*MESH_TOOLS, "set_temperature"])
         tool = found["set_temperature"]
@@ -79,9 +79,9 @@ def test_many_servers_of_a_skill_are_one_tool() -> None:
         assert tool["title"] == "Set the temperature"
         assert "3 agents" in tool["description"]
         for n in range(20):
-            mesh.directory.add(f"thermostat{n}", skill)
+            mesh.add(f"thermostat{n}", skill)
         assert len((await tools(mesh))["set_temperature"]["inputSchema"]["properties"]["agent"]["enum"]) == 20
-        mesh.directory.add("thermostat20", skill)
+        mesh.add("thermostat20", skill)
         assert "enum" not in (await tools(mesh))["set_temperature"]["inputSchema"]["properties"]["agent"]
         assert skill.input_schema == TEMPERATURE, "the skill's own schema stays as it was given"
 
@@ -90,10 +90,10 @@ def test_many_servers_of_a_skill_are_one_tool() -> None:
 
 def test_skills_of_one_name_and_another_schema_are_other_tools_and_keep_their_names() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("a", Skill("move", input_schema={"type": "object"}))
+        mesh.add("a", Skill("move", input_schema={"type": "object"}))
         first = (await tools(mesh))["move"]
-        mesh.directory.add("0", Skill("move", input_schema={"type": "object", "required": ["x"]}))
-        mesh.directory.add("b", Skill("öffne tür"), Skill("mesh_publish"))
+        mesh.add("0", Skill("move", input_schema={"type": "object", "required": ["x"]}))
+        mesh.add("b", Skill("öffne tür"), Skill("mesh_publish"))
         found = await tools(mesh)
         assert found["move"] == first
         names = set(found) - set(MESH_TOOLS) - {"move"}
@@ -109,11 +109,11 @@ def test_skills_of_one_name_and_another_schema_are_other_tools_and_keep_their_na
 
 def test_lists_come_in_pages_that_stay_true_while_tools_come_and_go() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("a", *[Skill(f"skill{n:02}") for n in range(7)])
+        mesh.add("a", *[Skill(f"skill{n:02}") for n in range(7)])
         _, _, answer = await mesh.ask("tools/list")
         page = answer["result"]
         assert [tool["name"] for tool in page["tools"]] == MESH_TOOLS[:3]
-        mesh.directory.add("b", Skill("aaa"))
+        mesh.add("b", Skill("aaa"))
         _, _, answer = await mesh.ask("tools/list", {"cursor": page["nextCursor"]})
         assert [tool["name"] for tool in answer["result"]["tools"]] == MESH_TOOLS[3:6]
         assert len(await tools(mesh)) == 16
@@ -126,14 +126,13 @@ def test_lists_come_in_pages_that_stay_true_while_tools_come_and_go() -> None:
 
 def test_tools_are_those_the_caller_may_see() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("a", Skill("secret"))
-        mesh.directory.hidden_from.add("anonymous")
+        mesh.add("a", Skill("secret"))
         assert "secret" not in await tools(mesh)
         assert "secret" in await tools(mesh, Authorization="Bearer good")
         status, _, answer = await mesh.ask("tools/call", {"name": "secret", "arguments": {}})
         assert (status, answer["error"]["code"]) == (400, -32602)
 
-    run(body)
+    run(body, GateSettings(rules=(RuleSettings(effect="deny", who=("anonymous",), filters=("$mesh/v1/agents/+",)),)))
 
 
 def test_an_unknown_tool_is_an_error_of_the_protocol() -> None:
@@ -147,7 +146,7 @@ def test_an_unknown_tool_is_an_error_of_the_protocol() -> None:
 
 def test_arguments_are_checked_before_anybody_is_asked() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("set_temperature", input_schema=TEMPERATURE))
+        mesh.add("t1", Skill("set_temperature", input_schema=TEMPERATURE))
         for bad in ({}, {"celsius": "warm"}, {"celsius": 99}, {"celsius": 20, "extra": 1}, {"celsius": 20, "agent": 3}):
             result = await mesh.call("set_temperature", bad)
             assert result["isError"]
@@ -165,7 +164,7 @@ def test_arguments_are_checked_before_anybody_is_asked() -> None:
 def test_a_skill_that_has_an_argument_called_agent_keeps_it() -> None:
     async def body(mesh: McpMesh) -> None:
         schema = {"type": "object", "properties": {"agent": {"type": "integer"}}}
-        mesh.directory.add("t1", Skill("assign", input_schema=schema))
+        mesh.add("t1", Skill("assign", input_schema=schema))
         shown = (await tools(mesh))["assign"]["inputSchema"]["properties"]
         assert shown["agent"] == {"type": "integer"}
         assert shown["mesh_agent"]["enum"] == ["t1"]
@@ -184,7 +183,7 @@ def test_a_skill_that_has_an_argument_called_agent_keeps_it() -> None:
 )
 def test_a_schema_that_cannot_be_used_does_not_spoil_the_list(schema: dict[str, Any]) -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("odd", input_schema=schema))
+        mesh.add("t1", Skill("odd", input_schema=schema))
         tool = (await tools(mesh))["odd"]
         assert list(tool["inputSchema"]["properties"]) == ["agent"]
         assert "cannot be used" in tool["description"]
@@ -195,7 +194,7 @@ def test_a_schema_that_cannot_be_used_does_not_spoil_the_list(schema: dict[str, 
 
 def test_answers_become_content_as_they_are() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("say"))
+        mesh.add("t1", Skill("say"))
         answers: list[tuple[bytes, str | None]] = [
             (b'{"a": 1}', None),
             (b"[1]", "application/json"),
@@ -223,7 +222,7 @@ def test_answers_become_content_as_they_are() -> None:
 
 def test_what_the_mesh_refuses_is_an_error_the_model_can_read() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("say"))
+        mesh.add("t1", Skill("say"))
         result = await mesh.call("say", {"agent": "nobody"})
         assert (result["isError"], text(result)) == (True, "unknown-agent: there is no agent 'nobody'")
         mesh.calls.serve = lambda call: call.refuse(Reason.DEADLINE_PASSED, "no answer in 60 s")
@@ -236,7 +235,7 @@ def test_what_the_mesh_refuses_is_an_error_the_model_can_read() -> None:
 def test_an_answer_is_held_to_the_schema_the_skill_promised() -> None:
     async def body(mesh: McpMesh) -> None:
         schema = {"properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
-        mesh.directory.add("t1", Skill("check", output_schema=schema))
+        mesh.add("t1", Skill("check", output_schema=schema))
         assert (await tools(mesh))["check"]["outputSchema"] == {**schema, "type": "object"}
         mesh.calls.serve = lambda call: call.answer(b'{"ok": true}')
         assert (await mesh.call("check", {}))["structuredContent"] == {"ok": True}
@@ -251,7 +250,7 @@ def test_an_answer_is_held_to_the_schema_the_skill_promised() -> None:
 
 def test_partial_answers_are_progress_for_who_wants_it() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("slow"))
+        mesh.add("t1", Skill("slow"))
 
         def serve(call: Any) -> None:
             call.part(b"half")
@@ -276,7 +275,7 @@ def test_partial_answers_are_progress_for_who_wants_it() -> None:
 def test_annotated_arguments_must_be_in_headers_too() -> None:
     async def body(mesh: McpMesh) -> None:
         schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
-        mesh.directory.add("t1", Skill("route", input_schema=schema))
+        mesh.add("t1", Skill("route", input_schema=schema))
         params = {"name": "route", "arguments": {"region": "west"}}
         status, _, answer = await mesh.ask("tools/call", params)
         assert (status, answer["error"]["code"]) == (400, -32020)
@@ -454,7 +453,11 @@ def test_a_cursor_makes_its_agent_present_until_it_leaves() -> None:
     async def body(mesh: McpMesh) -> None:
         me = {"Authorization": "Bearer good", "Mesh-Agent": "desk"}
         joined = (await mesh.call("mesh_join", {"channel": "a", "cursor": "c"}, **me))["structuredContent"]
-        assert list(mesh.directory.arrived.values()) == ["desk"]
+        desk = mesh.directory.get("desk")
+        assert desk is not None
+        assert (desk.state, desk.via) == (State.ONLINE, "mcp")
+        members = (await mesh.call("mesh_members", {"channel": "a"}))["structuredContent"]["members"]
+        assert [member["agent"] for member in members] == ["desk"]
         published = await mesh.call("mesh_publish", {"channel": "a", "text": "x"}, **me)
         assert published["structuredContent"]["offset"] == 0
         heard = (await mesh.call("mesh_wait", {"cursor": "c"}, **me))["structuredContent"]
@@ -462,7 +465,8 @@ def test_a_cursor_makes_its_agent_present_until_it_leaves() -> None:
         elsewhere = await mesh.call("mesh_wait", {"cursor": "c"}, Authorization="Bearer good")
         assert text(elsewhere).startswith("gone: "), "the cursor belongs to the agent that joined"
         await mesh.call("mesh_leave", {"cursor": joined["cursor"]}, **me)
-        assert mesh.directory.departed == [("desk", True)]
+        assert desk.state is State.GONE
+        assert mesh.directory.members("a") == []
 
     run(body)
 
@@ -479,25 +483,22 @@ def test_a_cursor_makes_its_agent_present_until_it_leaves() -> None:
 )
 def test_only_an_agent_of_ones_own_may_be_named(headers: dict[str, str], status: int) -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", principal="plant")
-        mesh.directory.add("bobs own", principal="bob")
+        mesh.add("t1", principal="plant")
+        mesh.add("bobs own", principal="bob")
         assert (await mesh.ask("tools/list", None, dict(headers)))[0] == status
 
     run(body)
 
 
-def test_agents_are_found_and_members_named() -> None:
+def test_agents_are_found_by_what_they_can_do() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("set_temperature", "Heats."))
-        mesh.directory.add("t2", Skill("open_door"))
-        mesh.directory.members_of["room"] = [("t1", 5)]
+        mesh.add("t1", Skill("set_temperature", "Heats."))
+        mesh.add("t2", Skill("open_door"))
         found = (await mesh.call("mesh_find_agents", {"skill": "open_door"}))["structuredContent"]
         assert [agent["agent"] for agent in found["agents"]] == ["t2"]
         found = (await mesh.call("mesh_find_agents", {"limit": 1}))["structuredContent"]
-        assert (len(found["agents"]), found["more"], found["agents"][0]["state"]) == (1, True, "online")
-        members = (await mesh.call("mesh_members", {"channel": "room"}))["structuredContent"]
-        assert members == {"members": [{"agent": "t1", "since_ms": 5}]}
-        assert mesh.directory.find(Principal("x"), Query(skill="heat")) == []
+        assert (len(found["agents"]), found["more"], found["agents"][0]["state"]) == (1, True, "asleep")
+        assert (await mesh.call("mesh_members", {"channel": "room"}))["structuredContent"] == {"members": []}
 
     run(body)
 
@@ -586,7 +587,8 @@ def test_a_resource_is_the_retained_value_or_else_the_newest() -> None:
         }
         await mesh.call("mesh_publish", {"channel": "c", "text": "{}", "content_type": "application/json"})
         assert (await read("channel:///?name=c"))["mimeType"] == "application/json"
-        assert (await read("channel:///$mesh/v1/presence/t1"))["text"] == '{"state":"online"}'
+        mesh.add("t1")
+        assert '"agent":"t1"' in (await read("channel:///$mesh/v1/agents/t1"))["text"]
 
     run(body)
 
@@ -633,8 +635,8 @@ def test_a_stream_acknowledges_first_and_tells_only_what_was_asked() -> None:
                 told = await next_event(stream.content)
                 assert told["method"] == "notifications/resources/updated"
                 assert told["params"] == {"uri": uri, "_meta": meta}
-            mesh.directory.add("t1", Skill("x"))
-            mesh.directory.add("t2", Skill("y"))
+            mesh.add("t1", Skill("x"))
+            mesh.add("t2", Skill("y"))
             told = await next_event(stream.content)
             assert (told["method"], told["params"]) == ("notifications/tools/list_changed", {"_meta": meta})
             publish(mesh, "a", b"3")
@@ -673,7 +675,7 @@ def test_one_stream_follows_only_so_many_resources() -> None:
 
 def test_arguments_arrive_as_they_were_given() -> None:
     async def body(mesh: McpMesh) -> None:
-        mesh.directory.add("t1", Skill("say"))
+        mesh.add("t1", Skill("say"))
         given = {"n": 12345678901234567890, "t": "ü\u2028", "deep": [{"x": None}]}
         await mesh.call("say", given)
         assert mesh.calls.started[0].arguments == given
