@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import mapping, subscribing
+from dragoman.adapters.mqtt import flights, mapping, subscribing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
 from dragoman.adapters.mqtt.encoders import encode_connack
 from dragoman.adapters.mqtt.packets import Connect, Disconnect, Packet
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from dragoman.adapters.mqtt.session import MqttSession
 
 HELD_MAX: Final = 64
-"""Packets a client may send ahead while its password is checked; the socket is not read meanwhile, so this is one feed."""
-
-SHARED_GROUP_PREFIX: Final = "$share/"
+"""Packets a client may send ahead while its password is checked; the socket is not read meanwhile: one feed."""
 
 
 def begin(session: MqttSession, packet: Connect) -> None:
@@ -118,7 +116,7 @@ def _go(session: MqttSession, present: bool) -> None:
     session.wire.hold(False)
     if present:
         subscribing.restore(session)
-        session.resend()
+        flights.resend(session)
     backlog = session.standing.backlog
     if backlog is not None:
         backlog.offer = session.offer

@@ -11,16 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
-from dragoman.adapters.mqtt import handshake, mapping, subscribing
+from dragoman.adapters.mqtt import flights, handshake, intake, mapping, subscribing
 from dragoman.adapters.mqtt.codec import Decoder
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import (
     PINGRESP,
     encode_disconnect,
-    encode_puback,
     encode_pubcomp,
     encode_publish,
-    encode_pubrec,
     encode_pubrel,
     publish_parts,
 )
@@ -45,7 +43,7 @@ from dragoman.adapters.mqtt.standing import Flight, Standing
 from dragoman.broker.log.contract import Ticket
 from dragoman.broker.principal import ANONYMOUS, Principal
 from dragoman.routing.message import Message
-from dragoman.routing.refusals import Reason, Refusal
+from dragoman.routing.refusals import Refusal
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.realm import Realm
@@ -86,7 +84,6 @@ class MqttSession:
         "_held",
         "_pending_feed",
         "_routes",
-        "_uncommitted",
         "agent",
         "closing",
         "connect",
@@ -109,6 +106,7 @@ class MqttSession:
         "standing",
         "starved",
         "subscriptions",
+        "uncommitted",
         "version",
         "will",
         "wire",
@@ -148,7 +146,7 @@ class MqttSession:
         self._held: deque[tuple[int, bytes]] = deque()
         self._routes: dict[bytes, Route] = {}
         self._pending_feed: Feed | None = None
-        self._uncommitted = 0
+        self.uncommitted = 0
 
     # -- from the socket -----------------------------------------------------------------------------
 
@@ -190,14 +188,14 @@ class MqttSession:
             return
         match packet:
             case Puback():
-                self._acked(packet.packet_id, packet.code)
+                flights.acked(self, packet.packet_id, packet.code)
             case Pubrec():
-                self._received(packet.packet_id, packet.code)
+                flights.received(self, packet.packet_id, packet.code)
             case Pubrel():
                 self.realm.standings.release(self.standing, packet.packet_id)
-                self.answer(Ticket(0), encode_pubcomp(self.version, packet.packet_id), _no_failure)
+                self.answer(Ticket(0), encode_pubcomp(self.version, packet.packet_id), intake.no_failure)
             case Pubcomp():
-                self._completed(packet.packet_id)
+                flights.completed(self, packet.packet_id)
             case Pingreq():
                 self.send(PINGRESP)
             case Subscribe():
@@ -223,7 +221,7 @@ class MqttSession:
                 return
             found = self._find_route(topic)
             if isinstance(found, Refusal):
-                self._refuse(packet, found)
+                intake.refuse(self, packet, found)
                 return
             route = found
         counters = realm.metrics
@@ -231,7 +229,7 @@ class MqttSession:
         counters.bytes_in += len(packet.payload)
         qos = packet.qos
         if qos:
-            self._publish_safely(packet, route)
+            intake.publish(self, packet, route)
             return
         if packet.properties or packet.alias:
             if packet.alias:
@@ -242,7 +240,7 @@ class MqttSession:
             message = Message(route.name, packet.payload, 0, self.agent, packet.retain)
         answer = route.publish(self, message)
         if answer and isinstance(answer, Refusal):
-            self._refuse(packet, answer)
+            intake.refuse(self, packet, answer)
 
     def _find_route(self, topic: bytes) -> Route | Refusal:
         if len(self._routes) >= ROUTES_MAX:
@@ -251,84 +249,6 @@ class MqttSession:
         if not isinstance(found, Refusal):
             self._routes[topic] = found
         return found
-
-    def _publish_safely(self, packet: Publish, route: Route) -> None:
-        """QoS 1 and 2: taken in once, answered in order, when safe."""
-        if packet.alias:
-            self.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
-            return
-        packet_id = packet.packet_id
-        standing = self.standing
-        if len(self.owed) + len(standing.received) >= self.realm.settings.receive_max and self._overrun(packet_id):
-            return
-        if packet.qos == 2 and packet_id in standing.received:
-            ticket = Ticket(self.owed[-1][0]) if self.owed else Ticket(0)
-            self.answer(ticket, encode_pubrec(self.version, packet_id), self._failed_pubrec(packet_id))
-            return
-        message = mapping.to_message(packet, route.name, self.agent, self.realm.core.now_ms)
-        answer = route.publish(self, message)
-        if isinstance(answer, Refusal):
-            self._refuse(packet, answer)
-            return
-        if packet.qos == 1:
-            if not answer and not self.owed:
-                self.send(b"\x40\x02" + packet_id.to_bytes(2, "big"))
-                return
-            self.answer(answer, b"\x40\x02" + packet_id.to_bytes(2, "big"), self._failed_puback(packet_id))
-        else:
-            self.realm.standings.receive(standing, packet_id)
-            self.answer(answer, encode_pubrec(self.version, packet_id), self._failed_pubrec(packet_id))
-        if answer:
-            self._uncommitted += len(packet.payload) + 64
-            if (
-                self._uncommitted > self.realm.core.settings.uncommitted_session_bytes_max
-                or self.realm.broker.saturated
-            ):
-                self.wire.hold(True)
-
-    def _overrun(self, packet_id: int) -> bool:
-        """More unacknowledged publishes than we offered (§3.3.4-9). 3.1.1 knows no such limit: it is just not read."""
-        if self.version == 5 and packet_id not in self.standing.received:
-            self.fail(
-                ProtocolError(Code.RECEIVE_MAXIMUM_EXCEEDED, "more publishes in flight than Receive Maximum allows")
-            )
-            return True
-        self.wire.hold(True)
-        return False
-
-    def _refuse(self, packet: Publish, refusal: Refusal) -> None:
-        """Says no to a publish as the version and QoS allow (docs/crossings.md: refusals)."""
-        code = mapping.CODES[refusal.reason]
-        if refusal.reason is Reason.NAME_INVALID:
-            self.fail(ProtocolError(code, refusal.detail))
-        elif self.version == 5 and packet.qos:
-            properties = self.problem(refusal)
-            encode = encode_puback if packet.qos == 1 else encode_pubrec
-            self.answer(Ticket(0), encode(5, packet.packet_id, code, properties), _no_failure)
-        elif (refusal.reason in mapping.STORAGE and packet.qos) or self.realm.settings.denied_publish == "disconnect":
-            self.fail(ProtocolError(code, refusal.detail))
-        else:
-            self.realm.metrics.drop(f"publish-{refusal.reason.value}")
-            if packet.qos == 1:
-                self.answer(Ticket(0), encode_puback(self.version, packet.packet_id), _no_failure)
-            elif packet.qos == 2:
-                self.answer(Ticket(0), encode_pubrec(self.version, packet.packet_id), _no_failure)
-
-    def _failed_puback(self, packet_id: int) -> Callable[[Refusal], bytes | None]:
-        return lambda refusal: (
-            encode_puback(5, packet_id, mapping.CODES[refusal.reason], self.problem(refusal))
-            if self.version == 5
-            else None
-        )
-
-    def _failed_pubrec(self, packet_id: int) -> Callable[[Refusal], bytes | None]:
-        def frame(refusal: Refusal) -> bytes | None:
-            self.realm.standings.release(self.standing, packet_id)
-            if self.version != 5:
-                return None
-            return encode_pubrec(5, packet_id, mapping.CODES[refusal.reason], self.problem(refusal))
-
-        return frame
 
     # -- answers in order ----------------------------------------------------------------------------
 
@@ -363,19 +283,19 @@ class MqttSession:
         self._read_on()
 
     def refused(self, ticket: Ticket, refusal: Refusal) -> None:
-        """Commit ``ticket`` failed: its answers say so, in 3.1.1 the connection ends and the client keeps its messages."""
+        """Commit ``ticket`` failed: its answers say so; a 3.1.1 client is cut off, so it keeps its messages."""
         for at, (waits, _, failed, _) in enumerate(self.owed):
             if waits == ticket:
                 frame = failed(refusal)
                 if frame is None:
                     self.fail(ProtocolError(mapping.CODES[refusal.reason], refusal.detail))
                     return
-                self.owed[at] = (0, frame, _no_failure, None)
+                self.owed[at] = (0, frame, intake.no_failure, None)
         self.committed(ticket)
 
     def _read_on(self) -> None:
         if not self.owed:
-            self._uncommitted = 0
+            self.uncommitted = 0
             self.wire.hold(False)
         if self.starved and not self.paused and not self._gathering and self.phase is Phase.OPEN:
             self.realm.core.loop.call_soon(self.go_on)
@@ -488,51 +408,6 @@ class MqttSession:
             self.send(frame)
         return True
 
-    def resend(self) -> None:
-        """A resumed session: what lives only in memory goes out again with its id [4.4.0-1]; the rest comes by backlog."""
-        for packet_id, flight in self.standing.flights.items():
-            if flight.released and not flight.position:
-                self.send(encode_pubrel(self.version, packet_id))
-            elif not flight.position and flight.message is not None:
-                message = flight.message
-                properties = mapping.properties_of(message, (), self.realm.core.now_ms) if self.version == 5 else b""
-                topic, payload = message.name.encode(), message.payload or b""
-                self.send(encode_publish(self.version, topic, payload, flight.qos, False, True, packet_id, properties))
-
-    def _acked(self, packet_id: int, code: int) -> None:
-        flight = self.standing.flights.get(packet_id)
-        if flight is None or flight.qos != 1:
-            return
-        self._land(packet_id, flight, code)
-
-    def _received(self, packet_id: int, code: int) -> None:
-        flight = self.standing.flights.get(packet_id)
-        if flight is None or flight.qos != 2:
-            code = Code.PACKET_IDENTIFIER_NOT_FOUND if self.version == 5 else 0
-            self.send(encode_pubrel(self.version, packet_id, code))
-            return
-        if code >= 0x80:
-            self._land(packet_id, flight, code)
-            return
-        if not flight.released:
-            flight.released = True
-            self.realm.standings.fly(self.standing, packet_id, flight)
-        self.send(encode_pubrel(self.version, packet_id))
-
-    def _completed(self, packet_id: int) -> None:
-        flight = self.standing.flights.get(packet_id)
-        if flight is not None and flight.qos == 2:
-            self._land(packet_id, flight, 0)
-
-    def _land(self, packet_id: int, flight: Flight, code: int) -> None:
-        if code >= 0x80:
-            self.realm.metrics.drop("refused-by-receiver")
-        else:
-            self.realm.metrics.acked += 1
-        if flight.group is not None and flight.message is not None:
-            flight.group.settled(flight.message)
-        self.realm.standings.landed(self.standing, packet_id)
-
     def go_on(self) -> None:
         """There is room again: the broker and the backlog go on where they stopped."""
         if self.phase is not Phase.OPEN or self.paused:
@@ -572,7 +447,7 @@ class MqttSession:
         return Properties(reason_string=refusal.detail[:1024]) if handshake.wants_problems(self) else None
 
     def fail(self, error: ProtocolError) -> None:
-        """The peer broke the protocol, or what it asked cannot be said no to otherwise: say why if possible, and close."""
+        """The peer broke the protocol, or there is no other way to say no: says why if it can, and closes."""
         self.realm.counters.errors += 1
         self.realm.say("mqtt connection closed: %s", error.detail, self)
         if self.phase is Phase.NEW or self.phase is Phase.CHECKING:
@@ -613,7 +488,3 @@ class MqttSession:
         self.phase = Phase.CLOSED
         self.out.clear()
         self.out_bytes = 0
-
-
-def _no_failure(refusal: Refusal) -> bytes | None:
-    raise AssertionError(f"an answer that waits for nothing was refused: {refusal!r}")

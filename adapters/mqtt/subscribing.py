@@ -98,7 +98,7 @@ def _enter(session: MqttSession, filter_: str, row: FilterRow) -> Subscription |
 
 
 def restore(session: MqttSession) -> None:
-    """Makes the subscriptions of a resumed session live again; what the gate no longer allows is dropped and counted."""
+    """Makes the subscriptions of a resumed session live again; what the gate now denies is dropped and counted."""
     for filter_, row in list(session.standing.filters.items()):
         if isinstance(_enter(session, filter_, row), Refusal):
             del session.standing.filters[filter_]

@@ -1,0 +1,107 @@
+"""QoS 1 and 2 publishes from a client: taken in once, answered in order, refused in the protocol's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dragoman.adapters.mqtt import mapping
+from dragoman.adapters.mqtt.codes import Code, ProtocolError
+from dragoman.adapters.mqtt.encoders import encode_puback, encode_pubrec
+from dragoman.broker.log.contract import Ticket
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.packets import Publish
+    from dragoman.adapters.mqtt.session import MqttSession
+    from dragoman.broker.route import Route
+
+
+def publish(session: MqttSession, packet: Publish, route: Route) -> None:
+    """QoS 1 and 2: taken in once, answered in order, when safe."""
+    if packet.alias:
+        session.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
+        return
+    packet_id = packet.packet_id
+    standing = session.standing
+    if len(session.owed) + len(standing.received) >= session.realm.settings.receive_max and _overrun(
+        session, packet_id
+    ):
+        return
+    if packet.qos == 2 and packet_id in standing.received:
+        ticket = Ticket(session.owed[-1][0]) if session.owed else Ticket(0)
+        session.answer(ticket, encode_pubrec(session.version, packet_id), _failed_pubrec(session, packet_id))
+        return
+    message = mapping.to_message(packet, route.name, session.agent, session.realm.core.now_ms)
+    answer = route.publish(session, message)
+    if isinstance(answer, Refusal):
+        refuse(session, packet, answer)
+        return
+    if packet.qos == 1:
+        if not answer and not session.owed:
+            session.send(b"\x40\x02" + packet_id.to_bytes(2, "big"))
+            return
+        session.answer(answer, b"\x40\x02" + packet_id.to_bytes(2, "big"), _failed_puback(session, packet_id))
+    else:
+        session.realm.standings.receive(standing, packet_id)
+        session.answer(answer, encode_pubrec(session.version, packet_id), _failed_pubrec(session, packet_id))
+    if answer:
+        session.uncommitted += len(packet.payload) + 64
+        if (
+            session.uncommitted > session.realm.core.settings.uncommitted_session_bytes_max
+            or session.realm.broker.saturated
+        ):
+            session.wire.hold(True)
+
+
+def _overrun(session: MqttSession, packet_id: int) -> bool:
+    """More unacknowledged publishes than we offered (§3.3.4-9). 3.1.1 knows no such limit: it is just not read."""
+    if session.version == 5 and packet_id not in session.standing.received:
+        session.fail(
+            ProtocolError(Code.RECEIVE_MAXIMUM_EXCEEDED, "more publishes in flight than Receive Maximum allows")
+        )
+        return True
+    session.wire.hold(True)
+    return False
+
+
+def refuse(session: MqttSession, packet: Publish, refusal: Refusal) -> None:
+    """Says no to a publish as the version and QoS allow (docs/crossings.md: refusals)."""
+    code = mapping.CODES[refusal.reason]
+    if refusal.reason is Reason.NAME_INVALID:
+        session.fail(ProtocolError(code, refusal.detail))
+    elif session.version == 5 and packet.qos:
+        properties = session.problem(refusal)
+        encode = encode_puback if packet.qos == 1 else encode_pubrec
+        session.answer(Ticket(0), encode(5, packet.packet_id, code, properties), no_failure)
+    elif (refusal.reason in mapping.STORAGE and packet.qos) or session.realm.settings.denied_publish == "disconnect":
+        session.fail(ProtocolError(code, refusal.detail))
+    else:
+        session.realm.metrics.drop(f"publish-{refusal.reason.value}")
+        if packet.qos == 1:
+            session.answer(Ticket(0), encode_puback(session.version, packet.packet_id), no_failure)
+        elif packet.qos == 2:
+            session.answer(Ticket(0), encode_pubrec(session.version, packet.packet_id), no_failure)
+
+
+def _failed_puback(session: MqttSession, packet_id: int) -> Callable[[Refusal], bytes | None]:
+    return lambda refusal: (
+        encode_puback(5, packet_id, mapping.CODES[refusal.reason], session.problem(refusal))
+        if session.version == 5
+        else None
+    )
+
+
+def _failed_pubrec(session: MqttSession, packet_id: int) -> Callable[[Refusal], bytes | None]:
+    def frame(refusal: Refusal) -> bytes | None:
+        session.realm.standings.release(session.standing, packet_id)
+        if session.version != 5:
+            return None
+        return encode_pubrec(5, packet_id, mapping.CODES[refusal.reason], session.problem(refusal))
+
+    return frame
+
+
+def no_failure(refusal: Refusal) -> bytes | None:
+    """What is said when an answer that waits for nothing is refused: that cannot happen."""
+    raise AssertionError(f"an answer that waits for nothing was refused: {refusal!r}")
