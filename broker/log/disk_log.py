@@ -221,13 +221,15 @@ class DiskLog:
 
     def _open_group(self) -> Group:
         if not self._scheduled:
-            assert self._state == "open", f"written to while {self._state}"
+            assert self._state in ("open", "failed"), f"written to while {self._state}"
             self._scheduled = True
             self._loop.call_soon(self._turn_ended)
         return self._groups.open(self._clock)
 
     def _turn_ended(self) -> None:
         self._scheduled = False
+        if self._state == "failed":
+            self._refuse_all([])
         self._send()
 
     def _send(self) -> None:
@@ -307,11 +309,15 @@ class DiskLog:
         self._background.stop()
         self._refusal = Refusal(Reason.STORAGE_FAILED, "the log has stopped after an internal error; restart")
         self._writing = None
-        for waiting in [group] * (group is not None) + self._groups.take_all():
-            assert waiting is not None
-            self._on_refused(waiting.ticket, self._refusal)
+        self._refuse_all([group] if group is not None else [])
         self._wake()
         raise error
+
+    def _refuse_all(self, groups: list[Group]) -> None:
+        """After a failure: the answer to everything that waits."""
+        assert self._refusal is not None, "refused without a reason"
+        for group in groups + self._groups.take_all():
+            self._on_refused(group.ticket, self._refusal)
 
     async def _until(self, true: Callable[[], bool]) -> None:
         while self._state != "failed" and not true():

@@ -171,19 +171,20 @@ def _refusal(error: OSError, what: str) -> Refusal:
 class Recovered:
     """The segments that belong to the journal, oldest first, and where each ends (the last one: once scanned)."""
 
-    __slots__ = ("ends", "heads", "others")
+    __slots__ = ("ends", "heads")
 
     def __init__(self) -> None:
         self.heads: list[SegmentHead] = []
         self.ends: dict[int, int] = {}
-        self.others: list[int] = []
-        """Segments the chain does not name: older ones behind a gap, and attempts that came to nothing."""
 
 
-def find_segments(disk: Disk) -> Recovered:
-    """Follows the segments back from the newest, as far as they are there. Raises ``LogError``."""
+def find_segments(disk: Disk, reached: int) -> Recovered:
+    """Follows the segments back from the newest to the one LMDB has ``reached``. Raises ``LogError``.
+
+    Those not on the way are attempts that came to nothing, or older than what is looked for.
+    """
     found = Recovered()
-    sizes = segments_in(disk.names())
+    sizes = {segment: size for segment, size in segments_in(disk.names()).items() if segment >= reached}
     heads = {segment: head_of(disk, segment, size) for segment, size in sizes.items()}
     whole = [segment for segment, head in heads.items() if head is not None]
     at = max(whole, default=0)
@@ -191,13 +192,11 @@ def find_segments(disk: Disk) -> Recovered:
         head = heads[at]
         if head is None:
             raise LogError(f"{segment_name(at)} has lost its head; restore a backup of {disk.folder}")
-        del heads[at]
         found.heads.append(head)
         found.ends.setdefault(at, sizes[at])
         found.ends[head.previous] = head.sealed_bytes
         at = head.previous
     found.heads.reverse()
-    found.others = list(heads)
     return found
 
 

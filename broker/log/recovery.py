@@ -64,7 +64,9 @@ def claim(disk: Disk) -> None:
     """Makes sure the folder is ours and of a format we know; marks an empty one as ours."""
     names = disk.names()
     text = disk.read(FORMAT_NAME, 0, 64).decode("ascii", "replace") if names.get(FORMAT_NAME, 0) > 0 else ""
-    if text:
+    whole = f"{_FORMAT_PREFIX}{FORMAT_VERSION}\n"
+    strangers = sorted(set(names) - {LOCK_NAME, FORMAT_NAME})
+    if text and (strangers or text == whole or not whole.startswith(text)):
         version = text.removeprefix(_FORMAT_PREFIX).strip()
         if version == text.strip() or not version.isdigit():
             raise LogError(f"{disk.folder} is not a data folder of ours: its file {FORMAT_NAME!r} says {text!r}")
@@ -73,8 +75,10 @@ def claim(disk: Disk) -> None:
                 f"the data folder {disk.folder} has format {version}; this program knows up to {FORMAT_VERSION}: "
                 "use a newer one"
             )
+        # It may have been written by a process that died before it could flush.
+        disk.flush(FORMAT_NAME)
+        disk.flush_folder()
         return
-    strangers = sorted(set(names) - {LOCK_NAME, FORMAT_NAME})
     if strangers:
         raise LogError(
             f"{disk.folder} is not empty and not a data folder of ours (it holds {strangers[0]!r}); "
@@ -83,7 +87,7 @@ def claim(disk: Disk) -> None:
     if FORMAT_NAME in names:
         disk.remove(FORMAT_NAME)
     disk.create(FORMAT_NAME)
-    disk.write(FORMAT_NAME, 0, f"{_FORMAT_PREFIX}{FORMAT_VERSION}\n".encode())
+    disk.write(FORMAT_NAME, 0, whole.encode())
     disk.flush(FORMAT_NAME)
     disk.finish(FORMAT_NAME)
     disk.flush_folder()
@@ -91,7 +95,7 @@ def claim(disk: Disk) -> None:
 
 def _recover(disk: Disk, settings: LogSettings, store: Store) -> Opened:
     reached = store.reached()
-    found = find_segments(disk)
+    found = find_segments(disk, reached[0])
     _check_chain(disk, found, reached)
     replay = _Replay(disk, settings, store, reached)
     for head in found.heads:
