@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mcp.kernel import JsonObject
 from dragoman.adapters.mcp.schemas import SchemaCheck, SchemaFaultError
+from dragoman.broker.presence import State
 from dragoman.routing.names import tool_name
 
 if TYPE_CHECKING:
@@ -34,15 +35,16 @@ CHECKS_MAX: Final = 1_000
 
 @final
 class SkillTool:
-    """A skill as a tool. ``agents`` are those that serve it, sorted."""
+    """A skill as a tool. ``agents`` are those that serve it, sorted, where they are asked for."""
 
-    __slots__ = ("agents", "key", "name", "skill")
+    __slots__ = ("agents", "key", "name", "shown", "skill")
 
     def __init__(self, name: str, key: str, skill: Skill, agents: tuple[str, ...]) -> None:
         self.name = name
         self.key = key
         self.skill = skill
         self.agents = agents
+        self.shown: JsonObject | None = None
 
     @property
     def agent_argument(self) -> str | None:
@@ -75,6 +77,20 @@ class SkillChecks:
 
 
 @final
+class _Taken:
+    """Names no other skill may have."""
+
+    __slots__ = ("_reserved", "_skills")
+
+    def __init__(self, reserved: Container[str], skills: Container[str]) -> None:
+        self._reserved = reserved
+        self._skills = skills
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._reserved or name in self._skills
+
+
+@final
 class Catalog:
     """The tools that skills make, as each caller may see them."""
 
@@ -85,7 +101,7 @@ class Catalog:
         "_names",
         "_reserved",
         "_schema_bytes_max",
-        "_taken",
+        "_skills",
         "_views",
     )
 
@@ -95,7 +111,7 @@ class Catalog:
         self._agent_enum_max = agent_enum_max
         self._schema_bytes_max = schema_bytes_max
         self._names: dict[str, str] = {}
-        self._taken = set(self._reserved)
+        self._skills: dict[str, tuple[str, Skill]] = {}
         self._checks: OrderedDict[str, SkillChecks] = OrderedDict()
         self._views: OrderedDict[str, tuple[tuple[int, int], dict[str, SkillTool]]] = OrderedDict()
 
@@ -114,8 +130,25 @@ class Catalog:
             self._views.popitem(last=False)
         return view
 
+    def find(self, principal: Principal, name: str) -> SkillTool | None:
+        """The tool of that name, if the principal may see it: without looking at all the others, for every call."""
+        if name not in self._skills:
+            # A client may remember names from before a restart: make the table as the first list would.
+            return self.tools(principal).get(name)
+        key, skill = self._skills[name]
+        directory = self._broker.directory
+        for agent in directory.holders(skill.name, key):
+            if agent.state is not State.GONE and directory.sees(principal, agent.id):
+                return SkillTool(name, key, skill, ())
+        return None
+
     def describe(self, tool: SkillTool) -> JsonObject:
         """The tool as tools/list shows it."""
+        if tool.shown is None:
+            tool.shown = self._described(tool)
+        return tool.shown
+
+    def _described(self, tool: SkillTool) -> JsonObject:
         skill, checks = tool.skill, self.checks(tool)
         shown: JsonObject = {
             "name": tool.name,
@@ -144,20 +177,19 @@ class Catalog:
         if name is None:
             if len(self._names) >= NAMES_MAX:
                 self._forget_names()
-            name = self._names[key] = tool_name(skill.name, key, self._taken)
-            self._taken.add(name)
+            name = self._names[key] = tool_name(skill.name, key, _Taken(self._reserved, self._skills))
+        self._skills[name] = (key, skill)
         return name
 
     def _forget_names(self) -> None:
         offered = {key for _, view in self._views.values() for key in (tool.key for tool in view.values())}
         self._names = {key: name for key, name in self._names.items() if key in offered}
-        self._taken = {*self._reserved, *self._names.values()}
+        self._skills = {name: self._skills[name] for name in self._names.values()}
 
     def _description(self, tool: SkillTool, fault: str) -> str:
         parts = [tool.skill.description or f"The skill {tool.skill.name!r}."]
-        parts.append(
-            f"Served by {len(tool.agents)} agents." if len(tool.agents) > 1 else f"Served by {tool.agents[0]}."
-        )
+        # No number: with many servers it would change all the time, and with it every client's list of tools.
+        parts.append("Served by several agents." if len(tool.agents) > 1 else f"Served by {tool.agents[0]}.")
         if tool.skill.tags:
             parts.append(f"Tags: {', '.join(tool.skill.tags)}.")
         if fault:

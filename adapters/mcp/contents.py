@@ -109,10 +109,18 @@ def object_of(text: str) -> dict[str, Any] | None:
     if text.lstrip()[:1] != "{":
         return None
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        value = strict_json(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Decoded JSON. Raises ValueError for all that is none: also NaN, and what is nested beyond reading."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def mesh_result(outcome: JsonObject) -> JsonObject:

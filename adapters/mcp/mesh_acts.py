@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dragoman.adapters.mcp.kernel import JsonObject
     from dragoman.adapters.mcp.settings import McpSettings
     from dragoman.broker.broker import Broker
-    from dragoman.broker.directory import Agent
+    from dragoman.broker.presence import Agent
     from dragoman.broker.pump import Page
 
 Outcome: TypeAlias = "JsonObject | Refusal"

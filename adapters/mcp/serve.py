@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
@@ -18,6 +19,10 @@ from dragoman.adapters.mcp.mesh_acts import MeshActs
 from dragoman.adapters.mcp.mesh_tools import MeshTool, mesh_tools
 from dragoman.adapters.mcp.resources import TEMPLATES, list_channels, read_channel, read_cursor, write_cursor
 from dragoman.adapters.mcp.session import McpSession
+from dragoman.broker.history import What
+from dragoman.broker.presence import State
+from dragoman.broker.principal import EMBEDDED
+from dragoman.routing.cards import Query
 from dragoman.routing.names import shown
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -27,14 +32,14 @@ if TYPE_CHECKING:
     from dragoman.adapters.mcp.kernel import CallParams, ListenParams, ListParams, ReadParams
     from dragoman.adapters.mcp.settings import McpSettings
     from dragoman.broker.broker import Broker
-    from dragoman.broker.directory import Change
+    from dragoman.broker.history import Change
 
 
 @final
 class MeshServe:
     """Answers the methods with a broker. ``changes`` rings when the tools may have changed."""
 
-    __slots__ = ("_broker", "_catalog", "_cursors", "_mesh_tools", "_settings", "_unwatch", "changes")
+    __slots__ = ("_broker", "_catalog", "_cursors", "_gone", "_mesh_tools", "_settings", "_unwatch", "changes")
 
     def __init__(self, broker: Broker, settings: McpSettings) -> None:
         self._broker = broker
@@ -49,10 +54,13 @@ class MeshServe:
         )
         self.changes = Changes(broker.core.loop, settings.tools_changed_debounce_s)
         self._unwatch: Callable[[], None] | None = None
+        self._gone: set[str] = set()
 
     def start(self) -> None:
         """Begins to watch the directory."""
-        self._unwatch = self._broker.directory.watch(self._changed)
+        directory = self._broker.directory
+        self._gone = {agent.id for agent in directory.find(EMBEDDED, Query(state=State.GONE))}
+        self._unwatch = directory.watch(self._changed)
 
     def stop(self) -> None:
         """Ends every cursor and stops watching."""
@@ -72,10 +80,15 @@ class MeshServe:
             after = read_cursor(params.cursor)
             names = [name for name in names if name > after]
         page = names[: self._settings.page_size]
-        tools = [
-            self._mesh_tools[name].shown if name in self._mesh_tools else self._catalog.describe(skills[name])
-            for name in page
-        ]
+        tools: list[JsonObject] = []
+        for name in page:
+            if name in self._mesh_tools:
+                tools.append(self._mesh_tools[name].shown)
+                continue
+            if skills[name].shown is None:
+                # Reading a schema for the first time takes a millisecond: others get their turn in between.
+                await asyncio.sleep(0)
+            tools.append(self._catalog.describe(skills[name]))
         result: JsonObject = {"tools": tools}
         if len(names) > len(page):
             result["nextCursor"] = write_cursor(page[-1])
@@ -88,7 +101,7 @@ class MeshServe:
         mesh_tool = self._mesh_tools.get(params.name)
         if mesh_tool is not None:
             return await self._call_mesh(caller, mesh_tool, arguments)
-        tool = self._catalog.tools(caller.principal).get(params.name)
+        tool = self._catalog.find(caller.principal, params.name)
         if tool is None:
             raise RpcError(INVALID_PARAMS, f"Unknown tool: {shown(params.name)}")
         with self._session(caller) as session:
@@ -108,7 +121,7 @@ class MeshServe:
         """The input schema of a tool the caller may see."""
         if name in self._mesh_tools:
             return None
-        tool = self._catalog.tools(_caller(request).principal).get(name)
+        tool = self._catalog.find(_caller(request).principal, name)
         return None if tool is None else tool.skill.input_schema
 
     # -- resources -----------------------------------------------------------------------------------
@@ -160,7 +173,15 @@ class MeshServe:
         return {"resultType": "complete", **result, "ttlMs": self._settings.list_ttl_ms, "cacheScope": "private"}
 
     def _changed(self, change: Change) -> None:
-        self.changes.ring()
+        """Only what makes another list rings: a card, or an agent that is gone or back; not every coming and going."""
+        gone = change.what is not What.REMOVED and change.state == State.GONE
+        was_gone = change.agent in self._gone
+        if gone:
+            self._gone.add(change.agent)
+        else:
+            self._gone.discard(change.agent)
+        if change.what is not What.STATE or gone != was_gone:
+            self.changes.ring()
 
 
 def _caller(request: Request) -> Caller:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, final
 
+from dragoman.adapters.mcp.contents import strict_json
 from dragoman.adapters.mcp.kernel import (
     HANDSHAKE_VERSIONS,
     INVALID_REQUEST,
@@ -49,9 +50,8 @@ class Envelope:
 def parse(raw: bytes) -> Envelope | RpcError:
     """The message in a POST body, or what is wrong with it. Batches and posted responses are refused."""
     try:
-        body = json.loads(raw, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        # RecursionError: nesting; ValueError: also integers beyond the digits Python reads.
+        body = strict_json(raw)
+    except ValueError:
         return RpcError(PARSE_ERROR, "the body is not JSON")
     if not isinstance(body, dict):
         return RpcError(INVALID_REQUEST, "the body must be one JSON-RPC request or notification, not a batch")
@@ -112,7 +112,3 @@ def notification_body(method: str, params: Mapping[str, Any] | None) -> bytes:
 
 def _dump(body: JsonObject) -> bytes:
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
-
-
-def _refuse_constant(constant: str) -> object:
-    raise ValueError(f"{constant} is not JSON")

@@ -77,7 +77,7 @@ def test_many_servers_of_a_skill_are_one_tool() -> None:
         assert tool["inputSchema"]["properties"]["agent"]["enum"] == ["thermostat0", "thermostat1", "thermostat2"]
         assert tool["inputSchema"]["required"] == ["celsius"]
         assert tool["title"] == "Set the temperature"
-        assert "3 agents" in tool["description"]
+        assert tool["description"] == "Sets it. Served by several agents. Tags: heating."
         for n in range(20):
             mesh.add(f"thermostat{n}", skill)
         assert len((await tools(mesh))["set_temperature"]["inputSchema"]["properties"]["agent"]["enum"]) == 20
