@@ -1,0 +1,248 @@
+"""``/v1/admin``: what the mesh is doing, for those the gate lets administer it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from hashlib import blake2b
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from dragoman.adapters.http.agents import AgentDocument, AgentsDocument, agent_document
+from dragoman.adapters.http.channels import channel_document
+from dragoman.adapters.http.definitions import (
+    Definition,
+    Exchange,
+    Parameter,
+    Reply,
+    granted,
+    invalid,
+    nothing,
+    respond,
+)
+from dragoman.adapters.http.documents import ChannelDocument, ChannelsDocument, Document, Request
+from dragoman.broker.gate import Action
+from dragoman.routing.cards import Query
+from dragoman.routing.refusals import Reason, Refusal, RefusedError
+
+if TYPE_CHECKING:
+    from dragoman.broker.session import Session
+
+LIST_MAX: Final = 1_000
+Route = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+
+class StatusDocument(Document):
+    """The mesh in one look. ``durable``: what is acknowledged survives the process. Counters are in /metrics."""
+
+    version: str
+    now_ms: int
+    durable: bool
+    saturated: bool
+    sessions: int
+    channels: int
+    subscriptions: int
+    log_bytes_used: int
+    log_uncommitted_bytes: int
+    log_oldest_uncommitted_ms: int
+
+
+class CountersDocument(Document):
+    """Counters and gauges of the log, units last in their names."""
+
+    statistics: dict[str, int]
+
+
+class ConnectionDocument(Document):
+    """A session attached now. ``id`` names it for as long as it lasts."""
+
+    id: str
+    protocol: str
+    principal: str
+    agent: str
+    subscriptions: list[str]
+
+
+class ConnectionsDocument(Document):
+    """The sessions attached now, at most ``limit`` of ``total``."""
+
+    total: int
+    connections: list[ConnectionDocument]
+
+
+class SettingDocument(Document):
+    """One value in force and where it came from: a file and line, a flag, or the default."""
+
+    key: str
+    value: object
+    origin: str
+
+
+class ConfigDocument(Document):
+    """Every setting. Secrets are hidden."""
+
+    settings: list[SettingDocument]
+
+
+class BackupRequest(Request):
+    """Where to: a folder on the mesh's own machine, which must not exist."""
+
+    target: str
+
+
+def only_admin(route: Route) -> Route:
+    """A route for those the gate lets administer."""
+
+    async def checked(exchange: Exchange) -> web.StreamResponse:
+        granted(exchange.broker.gate.check(exchange.principal, Action.ADMIN, ""))
+        return await route(exchange)
+
+    return checked
+
+
+async def _status(exchange: Exchange) -> web.StreamResponse:
+    broker = exchange.broker
+    return respond(
+        StatusDocument(
+            version=exchange.surface.version,
+            now_ms=broker.clock.now_ms(),
+            durable=broker.log.durable,
+            saturated=broker.saturated,
+            sessions=broker.metrics.sessions,
+            channels=len(broker.channels.by_name),
+            subscriptions=broker.metrics.subscriptions,
+            log_bytes_used=broker.log.bytes_used(),
+            log_uncommitted_bytes=broker.log.uncommitted_bytes(),
+            log_oldest_uncommitted_ms=broker.log.oldest_uncommitted_ms(),
+        )
+    )
+
+
+async def _channels(exchange: Exchange) -> web.StreamResponse:
+    """Every channel, also those whose names begin with $, in no particular order: sorting a million takes too long."""
+    known = exchange.broker.channels.by_name.values()
+    limit = exchange.integer("limit") or LIST_MAX
+    prefix = exchange.text("prefix") or ""
+    found: list[ChannelDocument] = [
+        channel_document(channel) for channel in islice((c for c in known if c.name.startswith(prefix)), limit)
+    ]
+    return respond(ChannelsDocument(channels=found))
+
+
+async def _agents(exchange: Exchange) -> web.StreamResponse:
+    directory = exchange.broker.directory
+    found: list[AgentDocument] = [
+        agent_document(agent) for agent in directory.find(exchange.principal, Query(text=exchange.text("text")))
+    ]
+    limit = exchange.integer("limit") or LIST_MAX
+    return respond(AgentsDocument(revision=directory.revision, agents=found[:limit]))
+
+
+async def _connections(exchange: Exchange) -> web.StreamResponse:
+    wanted = exchange.text("agent")
+    sessions = [s for s in exchange.broker.sessions() if wanted is None or s.agent == wanted]
+    limit = exchange.integer("limit") or LIST_MAX
+    shown = [_connection(exchange, session) for session in sessions[:limit]]
+    return respond(ConnectionsDocument(total=len(sessions), connections=shown))
+
+
+def _connection(exchange: Exchange, session: Session) -> ConnectionDocument:
+    subscriptions = islice(exchange.broker.subscriptions(session), 100)
+    return ConnectionDocument(
+        id=_id_of(session),
+        protocol=session.protocol,
+        principal=session.principal.name,
+        agent=session.agent,
+        subscriptions=[subscription.filter for subscription in subscriptions],
+    )
+
+
+def _id_of(session: Session) -> str:
+    """Names a session. Its address alone could name a later one by the time somebody acts on it."""
+    text = f"{id(session)}\0{session.protocol}\0{session.principal.name}\0{session.agent}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+async def _disconnect(exchange: Exchange) -> web.StreamResponse:
+    wanted = exchange.path("id")
+    for session in list(exchange.broker.sessions()):
+        if _id_of(session) == wanted:
+            session.close(Refusal(Reason.DISCONNECTED, "disconnected by the administration"))
+            return nothing()
+    raise RefusedError(Refusal(Reason.GONE, f"there is no connection {wanted!r} now"))
+
+
+async def _log(exchange: Exchange) -> web.StreamResponse:
+    return respond(CountersDocument(statistics=exchange.broker.log.statistics()))
+
+
+async def _config(exchange: Exchange) -> web.StreamResponse:
+    settings = exchange.surface.config()
+    return respond(
+        ConfigDocument(settings=[SettingDocument(key=s.key, value=s.value, origin=s.origin) for s in settings])
+    )
+
+
+async def _backup(exchange: Exchange) -> web.StreamResponse:
+    order = await exchange.document(BackupRequest)
+    backup = exchange.surface.backup
+    if backup is None:
+        raise RefusedError(Refusal(Reason.UNSUPPORTED, "this mesh keeps nothing on disk that could be backed up"))
+    if not order.target:
+        raise invalid("target is empty; name a folder")
+    await backup(order.target)
+    return nothing()
+
+
+_LIMIT: Final = Parameter("limit", "the most in the answer", "integer", low=1, high=100_000)
+
+
+def _read(path: str, name: str, summary: str, route: Route, document: type[Document], *query: Parameter) -> Definition:
+    return Definition(
+        "GET",
+        f"/v1/admin/{path}",
+        name,
+        "admin",
+        summary,
+        only_admin(route),
+        replies=(Reply(200, summary, document),),
+        query=query,
+    )
+
+
+def _definitions() -> Iterator[Definition]:
+    yield _read("status", "status", "The mesh in one look", _status, StatusDocument)
+    prefix = Parameter("prefix", "only names that begin with this")
+    yield _read("channels", "adminChannels", "Channels, all of them", _channels, ChannelsDocument, prefix, _LIMIT)
+    text = Parameter("text", "words that all occur in the id or the card")
+    yield _read("agents", "adminAgents", "Agents", _agents, AgentsDocument, text, _LIMIT)
+    agent = Parameter("agent", "only those that speak as this agent")
+    yield _read("connections", "connections", "Who is attached now", _connections, ConnectionsDocument, agent, _LIMIT)
+    yield _read("log", "logStatistics", "What the log counts", _log, CountersDocument)
+    yield _read("config", "config", "Every value in force and where it came from", _config, ConfigDocument)
+    yield Definition(
+        "POST",
+        "/v1/admin/connections/{id}/disconnect",
+        "disconnect",
+        "admin",
+        "End a connection, in its own protocol's words",
+        only_admin(_disconnect),
+        replies=(Reply(204, "It was told"),),
+        parameters=(Parameter("id", "as the list of connections names it", "level"),),
+        problems=(410,),
+    )
+    yield Definition(
+        "POST",
+        "/v1/admin/backup",
+        "backup",
+        "admin",
+        "Copy what the log holds to a folder on the mesh's own machine",
+        only_admin(_backup),
+        replies=(Reply(204, "It is complete"),),
+        body=BackupRequest,
+        problems=(409, 501, 507),
+    )
+
+
+DEFINITIONS: Final = tuple(_definitions())

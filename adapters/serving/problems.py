@@ -1,0 +1,103 @@
+"""How a no is said over HTTP: RFC 9457 problem documents, and the one table from reasons to statuses.
+
+Every protocol on the web application (HTTP, MCP, A2A) answers refusals of its transport with these; what
+a protocol says inside its own messages is its own table.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from dragoman.routing.refusals import Reason, Refusal, RefusedError
+
+PROBLEM_TYPE: Final = "application/problem+json"
+
+STATUS: Final[dict[Reason, int]] = {
+    Reason.NOT_AUTHENTICATED: 401,
+    Reason.NOT_AUTHORIZED: 403,
+    Reason.NAME_INVALID: 400,
+    Reason.FILTER_INVALID: 400,
+    Reason.NAME_NOT_EXPRESSIBLE: 400,
+    Reason.PAYLOAD_INVALID: 400,
+    Reason.ARGUMENTS_INVALID: 400,
+    Reason.CARD_INVALID: 400,
+    Reason.TOO_LARGE: 413,
+    Reason.QUOTA_EXCEEDED: 429,
+    Reason.RATE_EXCEEDED: 429,
+    Reason.BUSY: 503,
+    Reason.MAILBOX_FULL: 503,
+    Reason.STORAGE_FULL: 507,
+    Reason.STORAGE_FAILED: 507,
+    Reason.UNKNOWN_CHANNEL: 404,
+    Reason.UNKNOWN_AGENT: 404,
+    Reason.UNKNOWN_SKILL: 404,
+    Reason.UNKNOWN_CALL: 404,
+    Reason.UNKNOWN_GROUP: 404,
+    Reason.UNKNOWN_DELIVERY: 404,
+    Reason.AGENT_TAKEN: 403,
+    Reason.AGENT_UNREACHABLE: 503,
+    Reason.CONFLICT: 409,
+    Reason.GONE: 410,
+    Reason.DEADLINE_PASSED: 504,
+    Reason.CANCELLED: 409,
+    Reason.FAILED: 502,
+    Reason.UNSUPPORTED: 501,
+    Reason.TAKEN_OVER: 409,
+    Reason.DISCONNECTED: 503,
+    Reason.SHUTTING_DOWN: 503,
+}
+
+assert STATUS.keys() == set(Reason), "every reason needs a status"
+
+
+class MediaTypeError(RefusedError):
+    """A refusal of the form a body has, which HTTP has a status of its own for: 415."""
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """An RFC 9457 problem. ``type`` is a stable reason name, ``detail`` a sentence for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    retry_after_ms: int = 0
+
+
+def describe(refusal: Refusal, status: int = 0) -> Problem:
+    """The problem document of a refusal; ``status`` where the place knows better than the table."""
+    code = status or STATUS[refusal.reason]
+    title = refusal.reason.value.replace("-", " ")
+    return Problem(refusal.reason.value, title, code, refusal.detail, refusal.retry_after_ms)
+
+
+def respond(refusal: Refusal, status: int = 0) -> web.Response:
+    """The answer that says no."""
+    problem = describe(refusal, status)
+    response = respond_with(problem)
+    if refusal.reason is Reason.NOT_AUTHENTICATED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="mesh"'
+    return response
+
+
+def respond_with(problem: Problem) -> web.Response:
+    """The answer that carries a problem document."""
+    response = web.Response(status=problem.status, body=msgspec.json.encode(problem), content_type=PROBLEM_TYPE)
+    if problem.retry_after_ms:
+        response.headers["Retry-After"] = str(-(-problem.retry_after_ms // 1000))
+    return response
+
+
+def from_framework(error: web.HTTPException) -> web.Response:
+    """The same face for what the web framework refuses itself: no such path, no such method, body too large."""
+    phrase = HTTPStatus(error.status).phrase
+    if error.status == 413:
+        return respond(Refusal(Reason.TOO_LARGE, "the body is larger than this listener takes"))
+    response = respond_with(Problem("about:blank", phrase, error.status, error.text or ""))
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
