@@ -8,19 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
 from aiohttp import web
 
-from dragoman.adapters.serving.web import PRINCIPAL
-from dragoman.routing.names import check_agent, from_level, shown
+from dragoman.adapters.serving.web import PRINCIPAL, agent_of
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
     from dragoman.broker.broker import Broker
     from dragoman.broker.principal import Principal
-
-AGENT_HEADER: Final = "Mesh-Agent"
 
 
 @final
@@ -80,20 +77,4 @@ class Quota:
 
 def caller_of(http: web.Request, broker: Broker) -> Caller:
     """Who sends this request, which the web application has authenticated. Raises RefusedError."""
-    principal = http[PRINCIPAL]
-    header = http.headers.get(AGENT_HEADER)
-    if header is None:
-        return Caller(principal, "")
-    agent = from_level(header)
-    if isinstance(agent, str):
-        fault = check_agent(agent)
-    else:
-        fault, agent = agent, ""
-    if fault is not None:
-        raise RefusedError(fault)
-    known = broker.directory.get(agent)
-    own = agent in principal.agents or (known is not None and known.principal_name == principal.name)
-    if principal.anonymous or not own:
-        detail = f"{AGENT_HEADER} names {shown(agent)}, which is no registered agent of {principal.name}"
-        raise RefusedError(Refusal(Reason.NOT_AUTHORIZED, detail))
-    return Caller(principal, agent)
+    return Caller(http[PRINCIPAL], agent_of(http, broker.directory))

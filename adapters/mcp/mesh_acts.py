@@ -175,11 +175,14 @@ class MeshActs:
         """A fresh private channel."""
         lease_s = given.get("lease_s")
         room = self._broker.rooms.open(
-            session, invited=given.get("invite", []), lease_ms=None if lease_s is None else int(lease_s * 1000)
+            session,
+            title=given.get("title", ""),
+            invited=given.get("invite", []),
+            lease_ms=None if lease_s is None else int(lease_s * 1000),
         )
         if isinstance(room, Refusal):
             return room
-        return {"channel": room.name}
+        return {"channel": room.name, "until_ms": room.lease_due_ms}
 
     async def _wait_cursor(self, cursor: Cursor, timeout_s: float, limit: int) -> Outcome:
         cursor.readers += 1

@@ -277,11 +277,14 @@ _TABLE: Final[dict[str, dict[str, Any]]] = {
         "description": "Makes a fresh private channel of which you are the owner. Only those invited may take part.",
         "inputSchema": _object(
             {
+                "title": {"type": "string", "maxLength": 200},
                 "invite": {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 1000},
                 "lease_s": {**_LEASE, "description": "Seconds until the room closes by itself."},
             }
         ),
-        "outputSchema": _object({"channel": _TEXT}, "channel", closed=False),
+        "outputSchema": _object(
+            {"channel": _TEXT, "until_ms": {**_COUNT, "description": "When its lease ends."}}, "channel", "until_ms"
+        ),
         "annotations": _hints(),
     },
 }
