@@ -20,10 +20,12 @@ class Route:
     """Permission to publish into one channel. Remember it while ``valid``; ask the broker again when not.
 
     ``generation`` is the gate's at the judgement; hot paths compare it themselves instead of asking ``valid``.
+    ``direct``: nothing is asked per message, so ``channel.append`` may be called instead of ``publish`` where
+    the sender does not want to hear of tickets.
     ``inspect``: the gate wants to see each message; the broker asks it, the holder does nothing.
     """
 
-    __slots__ = ("_core", "_limiter", "channel", "generation", "inspect", "name")
+    __slots__ = ("_core", "_limiter", "channel", "direct", "generation", "inspect", "name")
 
     def __init__(self, core: Core, channel: Channel, limiter: Limiter | None, inspect: bool) -> None:
         self._core = core
@@ -32,6 +34,7 @@ class Route:
         self.channel = channel
         self.name = channel.name
         self.inspect = inspect
+        self.direct = limiter is None and not inspect
 
     @property
     def valid(self) -> bool:

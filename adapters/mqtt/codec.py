@@ -143,7 +143,10 @@ class Decoder:
             elif topic:
                 if version == 5:
                     at += 1
-                packets.append(Publish(topic, data[at:stop], qos, first & 1 == 1, first & 8 == 8, packet_id))
+                publish = Publish(topic, data[at:stop], qos, first & 1 == 1, first & 8 == 8, packet_id)
+                if first == 0x30:
+                    publish.frame = data[pos:stop]
+                packets.append(publish)
             else:
                 raise protocol_error("PUBLISH has neither topic nor alias")
             pos = stop

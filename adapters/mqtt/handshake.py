@@ -149,7 +149,7 @@ def _agree(session: MqttSession, packet: Connect) -> None:
     session.keepalive_ms = keepalive_s * 1500
     if session.version == 5:
         session.inflight_max = min(settings.inflight_max, asked.receive_maximum or 65_535)
-        session.packet_max = asked.maximum_packet_size or 0
+        session.packet_max = asked.maximum_packet_size or session.packet_max
 
 
 def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: int) -> Properties:

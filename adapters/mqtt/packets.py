@@ -87,9 +87,11 @@ class Publish:
     ``properties``  checked raw property bytes as received, b"" before 5.0
     ``alias``       topic alias, 0 = none
     ``expiry``      message expiry interval in seconds, -1 = none
+    ``frame``       the whole packet as received if it has QoS 0, no flags and no properties: then it can go
+                    out as it came, to any receiver of the same version; otherwise b""
     """
 
-    __slots__ = ("alias", "dup", "expiry", "packet_id", "payload", "properties", "qos", "retain", "topic")
+    __slots__ = ("alias", "dup", "expiry", "frame", "packet_id", "payload", "properties", "qos", "retain", "topic")
 
     def __init__(
         self,
@@ -112,6 +114,7 @@ class Publish:
         self.properties = properties
         self.alias = alias
         self.expiry = expiry
+        self.frame = b""
 
 
 @final

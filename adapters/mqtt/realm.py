@@ -28,7 +28,6 @@ class Realm:
         self.counters = broker.metrics.wire("mqtt")
         self.authenticator = authenticator
         self.settings = settings
-        self.out_bytes_max = settings.out_bytes_max
         self.standings = Standings(broker, settings)
         #: messages lost to each connected client that fell behind: the slow-subscriber list
         self.gaps: dict[str, int] = {}

@@ -54,6 +54,9 @@ FORM_4: Final = 1
 FORM_5: Final = 2
 """``Message.wire_form`` of a QoS 0 PUBLISH without properties: MQTT 3.x, MQTT 5."""
 
+UNLIMITED: Final = 1 << 32
+"""The packet size of a peer that names none: more than a packet can have."""
+
 ROUTES_MAX: Final = 4_096
 """Topics whose way is remembered per connection; then all are forgotten and asked for again."""
 
@@ -80,8 +83,13 @@ class MqttSession:
     """A connection's conversation. Implements ``broker.session.Session``."""
 
     __slots__ = (
+        "_gate",
         "_gathering",
         "_held",
+        "_in_bytes",
+        "_in_count",
+        "_out_bytes_max",
+        "_out_count",
         "_pending_feed",
         "_routes",
         "agent",
@@ -135,7 +143,7 @@ class MqttSession:
         self.keepalive_ms = 0
         self.last_seen_ms = 0
         self.inflight_max = realm.settings.inflight_max
-        self.packet_max = 0
+        self.packet_max = UNLIMITED
         self.out: list[bytes] = []
         self.out_bytes = 0
         self.owed: deque[Owed] = deque()
@@ -143,6 +151,11 @@ class MqttSession:
         self.starved = False
         self.closing = False
         self._gathering = False
+        self._gate = realm.gate
+        self._out_bytes_max = realm.settings.out_bytes_max
+        self._in_count = 0
+        self._in_bytes = 0
+        self._out_count = 0
         self._held: deque[tuple[int, bytes]] = deque()
         self._routes: dict[bytes, Route] = {}
         self._pending_feed: Feed | None = None
@@ -159,7 +172,12 @@ class MqttSession:
         self._gathering = True
         packets = self.decoder.feed(data)
         for packet in packets:
-            self.take(packet)
+            if type(packet) is Publish and self.phase is Phase.OPEN:
+                self._publish(packet)
+            else:
+                self.take(packet)
+        if self._in_count:
+            self._count_in()
         error = self.decoder.error
         if error is not None and self.phase is not Phase.CLOSED and self.phase is not Phase.CHECKING:
             self.fail(error)
@@ -168,6 +186,14 @@ class MqttSession:
             self.go_on()
         if self.out or self.closing:
             self.wire.wake()
+
+    def _count_in(self) -> None:
+        """Counters are touched once a feed, not once a message."""
+        metrics = self.realm.metrics
+        metrics.messages_in += self._in_count
+        metrics.bytes_in += self._in_bytes
+        self._in_count = 0
+        self._in_bytes = 0
 
     def take(self, packet: Packet) -> None:
         """Does what one packet asks; nothing once the connection is closed."""
@@ -212,43 +238,47 @@ class MqttSession:
     # -- publishing ----------------------------------------------------------------------------------
 
     def _publish(self, packet: Publish) -> None:
-        topic = packet.topic
-        route = self._routes.get(topic)
-        realm = self.realm
-        if route is None or not route.channel.open or route.generation != realm.gate.generation:
-            if packet.alias:
-                self.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
-                return
-            found = self._find_route(topic)
-            if isinstance(found, Refusal):
-                intake.refuse(self, packet, found)
+        route = self._routes.get(packet.topic)
+        if route is None or route.generation != self._gate.generation or not route.channel.open:
+            found = self._find_route(packet)
+            if found is None:
                 return
             route = found
-        counters = realm.metrics
-        counters.messages_in += 1
-        counters.bytes_in += len(packet.payload)
-        qos = packet.qos
-        if qos:
+        payload = packet.payload
+        self._in_count += 1
+        self._in_bytes += len(payload)
+        if packet.qos:
             intake.publish(self, packet, route)
             return
-        if packet.properties or packet.alias:
-            if packet.alias:
-                self.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
-                return
-            message = mapping.to_message(packet, route.name, self.agent, realm.core.now_ms)
+        if packet.frame:
+            message = Message(route.name, payload, 0, self.agent)
+            message.wire = packet.frame
+            message.wire_form = self.form
         else:
-            message = Message(route.name, packet.payload, 0, self.agent, packet.retain)
-        answer = route.publish(self, message)
+            if packet.alias:
+                self._no_alias()
+                return
+            message = mapping.to_message(packet, route.name, self.agent, self.realm.core.now_ms)
+        answer = route.channel.append(message) if route.direct else route.publish(self, message)
         if answer and isinstance(answer, Refusal):
             intake.refuse(self, packet, answer)
 
-    def _find_route(self, topic: bytes) -> Route | Refusal:
+    def _find_route(self, packet: Publish) -> Route | None:
+        """Asks the broker for a way; None: there is none, and the client has been told."""
+        if packet.alias:
+            self._no_alias()
+            return None
         if len(self._routes) >= ROUTES_MAX:
             self._routes.clear()
-        found = self.realm.broker.route(self, topic.decode())
-        if not isinstance(found, Refusal):
-            self._routes[topic] = found
+        found = self.realm.broker.route(self, packet.topic.decode())
+        if isinstance(found, Refusal):
+            intake.refuse(self, packet, found)
+            return None
+        self._routes[packet.topic] = found
         return found
+
+    def _no_alias(self) -> None:
+        self.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
 
     # -- answers in order ----------------------------------------------------------------------------
 
@@ -304,8 +334,8 @@ class MqttSession:
 
     def deliver(self, feed: Feed, message: Message) -> bool:
         """Sends a message or answers False when the connection or its window is full."""
-        if feed.plain and (feed.wish == 0 or message.wish == 0) and message.envelope is None:
-            if self.paused or self.out_bytes > self.realm.out_bytes_max:
+        if feed.plain and message.envelope is None and (message.wish == 0 or feed.wish == 0):
+            if self.paused or self.out_bytes > self._out_bytes_max:
                 self.starved = True
                 return False
             if message.wire_form == self.form:
@@ -315,14 +345,15 @@ class MqttSession:
                 message.wire = frame
                 message.wire_form = self.form
             size = len(frame)
-            if self.packet_max and size > self.packet_max:
+            if size > self.packet_max:
                 self.realm.metrics.drop("larger-than-receiver-takes")
                 return True
-            self.out.append(frame)
-            self.out_bytes += size
-            if not self._gathering:
+            out = self.out
+            if not out and not self._gathering:
                 self.wire.wake()
-            self.realm.metrics.messages_out += 1
+            out.append(frame)
+            self.out_bytes += size
+            self._out_count += 1
             return True
         return self._deliver(feed, message)
 
@@ -366,7 +397,7 @@ class MqttSession:
     def _send(self, feed: Feed, message: Message, qos: int) -> bool:
         standing = self.standing
         known = standing.ids.get(message.position, 0) if qos and message.position and feed.group is None else 0
-        if self.paused or self.out_bytes > self.realm.out_bytes_max:
+        if self.paused or self.out_bytes > self._out_bytes_max:
             self.starved = True
             return False
         if qos and not known and len(standing.flights) >= self.inflight_max:
@@ -378,12 +409,12 @@ class MqttSession:
         if self.version == 5 and (message.envelope is not None or feed.identifiers):
             properties = mapping.properties_of(message, feed.identifiers, self.realm.core.now_ms)
         payload = message.payload or b""
-        if self.packet_max and mapping.frame_overhead(topic, properties) + len(payload) > self.packet_max:
+        if mapping.frame_overhead(topic, properties) + len(payload) > self.packet_max:
             self.realm.metrics.drop("larger-than-receiver-takes")
             if qos and message.position and standing.backlog is not None:
                 self._skip(message)
             return True
-        self.realm.metrics.messages_out += 1
+        self._out_count += 1
         head, tail = publish_parts(self.version, topic, payload, qos, retain, properties)
         if not qos:
             self.send(head + tail)
@@ -440,6 +471,8 @@ class MqttSession:
         self.out.clear()
         self.out_bytes = 0
         self.realm.counters.bytes_out += len(data)
+        self.realm.metrics.messages_out += self._out_count
+        self._out_count = 0
         return data
 
     def problem(self, refusal: Refusal) -> Properties | None:

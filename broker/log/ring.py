@@ -85,7 +85,12 @@ class RingBudget:
         messages.append(message)
         ring._end = message.offset + 1
         self._order.append(ring)
-        self.used_bytes += ring_cost(message)
+        # ring_cost, written out: the call would be a third of this method's time.
+        payload = message.payload
+        cost = RING_OVERHEAD if payload is None else RING_OVERHEAD + 2 * len(payload)
+        if message.envelope is not None:
+            cost += envelope_weight(message)
+        self.used_bytes += cost
         if self.used_bytes > self.max_bytes:
             self._evict(message)
 

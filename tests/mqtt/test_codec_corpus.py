@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dragoman.adapters.mqtt.packets import Publish
 from tests.mqtt.corpus import CASES, Case, decoder, fields
 from tests.mqtt.corpus_refused import REFUSED, Refused
 from tests.mqtt.encode_any import encode_any
@@ -31,6 +32,15 @@ def test_whole(case: Case):
     assert reader.error is None
     assert fields(packets) == [fields(case.packet)]
     assert reader.buffered == 0
+
+
+@accepted
+def test_the_frame_is_what_came(case: Case):
+    """What may go out again unchanged is the whole packet, and only a QoS 0 PUBLISH without flags and properties may."""
+    (packet,) = decoder(case.version, case.role).feed(case.raw)
+    if isinstance(packet, Publish):
+        plain = case.raw[0] == 0x30 and not packet.properties and not packet.alias
+        assert packet.frame == (case.raw if plain else b"")
 
 
 @accepted
