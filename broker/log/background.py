@@ -13,8 +13,8 @@ from dragoman.broker.log.frames import Frame
 from dragoman.broker.log.hot import HotTail
 from dragoman.broker.log.mover import Moved, Mover
 from dragoman.broker.log.overlay import Overlay
+from dragoman.broker.log.rows import Reached
 from dragoman.broker.log.settings import LogSettings
-from dragoman.broker.log.store import Reached
 from dragoman.broker.log.worker import Outcome, Worker
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from dragoman.broker.log.contract import LogError
 from dragoman.broker.log.disk import Disk
 from dragoman.broker.log.frames import FRAME_HEAD_BYTES, intact, unpack_frame
 from dragoman.broker.log.journal import segment_name
-from dragoman.broker.log.store import Place, Span, Store
+from dragoman.broker.log.rows import Place, Span
+from dragoman.broker.log.store import Store
 from dragoman.broker.log.stored import FormatError, batch_at, unpack_batch
 from dragoman.routing.message import Message
 

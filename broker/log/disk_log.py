@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeVar, final
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import final
 
 import lmdb
 
 from dragoman.broker.clock import Clock, SystemClock
 from dragoman.broker.log.background import Background
-from dragoman.broker.log.cold import ColdReader, Slice
+from dragoman.broker.log.cold import ColdReader
 from dragoman.broker.log.contract import EVERYTHING, KEY_BYTES_MAX, Position, ReadDone, Table, Ticket
 from dragoman.broker.log.disk import Disk
 from dragoman.broker.log.groups import Group, Groups
 from dragoman.broker.log.hot import HotTail, Lane
 from dragoman.broker.log.mover import Mover
 from dragoman.broker.log.overlay import Overlay
+from dragoman.broker.log.reads import Reads
 from dragoman.broker.log.recovery import load_lanes, recover
 from dragoman.broker.log.settings import LogSettings
+from dragoman.broker.log.store import Store
 from dragoman.broker.log.weight import weight
 from dragoman.broker.log.worker import Outcome, Worker
 from dragoman.broker.log.writer import Writer, Written
@@ -32,11 +35,6 @@ from dragoman.routing.message import Message
 from dragoman.routing.refusals import Reason, Refusal
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_INDEXED_NUMBERS_MAX: Final = 64
-"""Up to so many channels a scan goes by their own indexes (some 20 us each to find the place); beyond, it reads all."""
 
 
 @final
@@ -52,7 +50,7 @@ class DiskLog:
     _hot: HotTail
     _background: Background
     _writer: Writer
-    _cold: ColdReader
+    _reads: Reads
     _workers: tuple[Worker, Worker, Worker]
 
     def __init__(self, settings: LogSettings, clock: Clock | None = None, disk: Disk | None = None) -> None:
@@ -67,7 +65,6 @@ class DiskLog:
         self._scheduled = False
         self._state = "new"
         self._next_position = 1
-        self._reads = 0
         self._commits = 0
         self._refusals = 0
         self._replayed = 0
@@ -90,10 +87,10 @@ class DiskLog:
         load_lanes(opened.store, self._hot)
         self._store = opened.store
         self._writer = Writer(opened.journal, opened.commit, opened.position, settings.reserve_free_bytes)
-        self._cold = ColdReader(opened.store, self._disk)
         names = ("log-writer", "log-mover", "log-reader")
         writer, mover, reader = (Worker(name, self._loop, settings.threads) for name in names)
         self._workers = (writer, mover, reader)
+        self._reads = Reads(self._hot, ColdReader(opened.store, self._disk), reader, self._read_failed, self._wake)
         self._background = Background(
             Mover(opened.store, self._disk, settings),
             mover,
@@ -117,7 +114,7 @@ class DiskLog:
             self._held = False
             self._send()
             await self._until(lambda: self._writing is None and (not len(self._groups) or self._held))
-            await self._until(lambda: self._reads == 0 and (self._caught_up() or self._background.failing))
+            await self._until(lambda: not self._reads.under_way and (self._caught_up() or self._background.failing))
         self.halt()
 
     def halt(self) -> None:
@@ -144,6 +141,34 @@ class DiskLog:
     async def committed(self) -> None:
         """Waits until everything is committed."""
         await self._until(lambda: self._writing is None and not len(self._groups))
+
+    # -- for upkeep --------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> LogSettings:
+        """The settings it was opened with."""
+        return self._settings
+
+    @property
+    def disk(self) -> Disk:
+        """Its files. Only reading is anybody else's business."""
+        return self._disk
+
+    def safe_end(self) -> tuple[int, int]:
+        """Where the journal ends as far as it was acknowledged: segment, offset."""
+        return self._background.reached[:2]
+
+    @asynccontextmanager
+    async def files_kept(self) -> AsyncIterator[Store]:
+        """While inside, no journal file is removed or settled. Gives the store, for copying."""
+        mover = self._background.mover
+        mover.keep_files = True
+        try:
+            # A step that began before this may still be removing.
+            await self._until(lambda: not self._background.busy)
+            yield self._store
+        finally:
+            mover.keep_files = False
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -313,6 +338,9 @@ class DiskLog:
         self._wake()
         raise error
 
+    def _read_failed(self, error: BaseException) -> None:
+        self._fail(self._writing, error)
+
     def _refuse_all(self, groups: list[Group]) -> None:
         """After a failure: the answer to everything that waits."""
         assert self._refusal is not None, "refused without a reason"
@@ -335,32 +363,7 @@ class DiskLog:
 
     def read(self, number: int, offset: int, max_bytes: int, then: ReadDone) -> None:
         """Reads one channel: from memory at once, else by the reader thread."""
-        found = self._hot.read(number, offset, max_bytes)
-        if found is None:
-            self._read_cold(number, offset, max_bytes, then)
-        elif found:
-            then(found, found[-1].offset + 1)
-        else:
-            then((), max(offset, self._hot.bounds(number)[1]))
-
-    def _read_cold(self, number: int, offset: int, max_bytes: int, then: ReadDone) -> None:
-        lane = self._hot.lanes[number]
-        offset = max(offset, lane.first)
-        cold_end = lane.cold_end
-
-        def done(outcome: Outcome[list[Message]]) -> None:
-            self._reads -= 1
-            found = self._answer(outcome, then, offset)
-            readable = _at_most([message for message in found if self._hot.readable(message)], max_bytes)
-            if readable:
-                then(readable, readable[-1].offset + 1)
-            else:
-                # Nothing older is left: what there is, is in memory.
-                self.read(number, max(offset, cold_end if not found else found[-1].offset + 1), max_bytes, then)
-            self._wake()
-
-        self._reads += 1
-        self._workers[2].submit(lambda: self._cold.channel(number, offset, max_bytes), done)
+        self._reads.read(number, offset, max_bytes, then)
 
     def scan(
         self,
@@ -371,62 +374,7 @@ class DiskLog:
         numbers: Sequence[int] | None = None,
     ) -> None:
         """Reads all channels in commit order: from memory at once, else by the reader thread."""
-        if numbers is not None:
-            chosen = frozenset(numbers)
-            asked = wanted
-
-            def wanted(number: int) -> bool:
-                return number in chosen and asked(number)
-
-        if position >= self._hot.cold_position:
-            then(*self._hot.scan(position, max_bytes, wanted))
-        elif numbers is not None and len(numbers) <= _INDEXED_NUMBERS_MAX:
-            some = [number for number in numbers if asked(number)]
-            end = self._hot.cold_position
-            self._scan_job(lambda: self._cold.channels(some, position, end, max_bytes), position, max_bytes, then)
-        else:
-            self._scan_slice(position, max_bytes, wanted, then)
-
-    def _scan_slice(self, position: int, max_bytes: int, wanted: Callable[[int], bool], then: ReadDone) -> None:
-        end = self._hot.cold_position
-
-        def sliced(outcome: Outcome[Slice]) -> None:
-            self._reads -= 1
-            found = self._answer(outcome, then, position)
-            # Asked on the loop: what is wanted is the broker's state.
-            chosen = {number for number in {number for number, _ in found.records} if wanted(number)}
-            following = found.following or end
-            if chosen:
-                self._scan_job(
-                    lambda: (self._cold.unpack(found, chosen, position), following), position, max_bytes, then
-                )
-            else:
-                then((), following)
-                self._wake()
-
-        self._reads += 1
-        self._workers[2].submit(lambda: self._cold.slice(position), sliced)
-
-    def _scan_job(
-        self, job: Callable[[], tuple[list[Message], int]], position: int, max_bytes: int, then: ReadDone
-    ) -> None:
-        def done(outcome: Outcome[tuple[list[Message], int]]) -> None:
-            self._reads -= 1
-            found, following = self._answer(outcome, then, position)
-            readable = [message for message in found if self._hot.readable(message)]
-            given = _at_most(readable, max_bytes)
-            then(given, given[-1].position + 1 if len(given) < len(readable) else following)
-            self._wake()
-
-        self._reads += 1
-        self._workers[2].submit(job, done)
-
-    def _answer(self, outcome: Outcome[T], then: ReadDone, asked: int) -> T:
-        """The value of a read; if it failed, the reader is answered before the log stops."""
-        if outcome.error is not None:
-            then((), asked)
-            self._fail(self._writing, outcome.error)
-        return outcome.value()
+        self._reads.scan(position, max_bytes, wanted, then, numbers)
 
     def end(self) -> Position:
         """The position after the last committed message."""
@@ -479,15 +427,6 @@ class DiskLog:
             "settled_bytes": background.settled_bytes,
             "unmoved_rows": len(self._overlay),
             "damaged_segments": len(background.mover.damaged),
-            "damaged_batches": self._cold.damaged_batches,
+            "damaged_batches": self._reads.damaged_batches,
             "stopped": int(self._state == "failed"),
         }
-
-
-def _at_most(messages: list[Message], max_bytes: int) -> list[Message]:
-    """The first messages of about so many bytes, but at least one."""
-    for index, message in enumerate(messages):
-        max_bytes -= weight(message)
-        if max_bytes <= 0:
-            return messages[: index + 1]
-    return messages

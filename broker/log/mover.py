@@ -10,8 +10,9 @@ from dragoman.broker.log.contract import LogError
 from dragoman.broker.log.disk import Disk
 from dragoman.broker.log.frames import SEGMENT_HEAD_BYTES, Frame
 from dragoman.broker.log.journal import frames_of, head_of, segment_name, segments_in
+from dragoman.broker.log.rows import Place, Reached
 from dragoman.broker.log.settings import LogSettings
-from dragoman.broker.log.store import Place, Reached, Store
+from dragoman.broker.log.store import Store
 from dragoman.broker.log.stored import KIND_NATIVE, Batch, merge
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,9 @@ from dragoman.broker.log.journal import (
     segment_name,
     segments_in,
 )
+from dragoman.broker.log.rows import Reached
 from dragoman.broker.log.settings import LogSettings
-from dragoman.broker.log.store import STORE_NAME, Reached, Store
+from dragoman.broker.log.store import STORE_NAME, Store
 
 FORMAT_NAME: Final = "format"
 FORMAT_VERSION: Final = 1
