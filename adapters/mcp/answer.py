@@ -8,6 +8,7 @@ with keep-alives, whose last event is the answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, final
@@ -15,8 +16,10 @@ from typing import Any, final
 from aiohttp import web
 
 from dragoman.adapters.mcp import wire
-from dragoman.adapters.mcp.kernel import JsonObject, RequestId, RpcError, http_status
+from dragoman.adapters.mcp.kernel import INTERNAL_ERROR, JsonObject, RequestId, RpcError, http_status
 from dragoman.adapters.serving.sse import KEEP_ALIVE, EventWriter, PeerGoneError, frame
+
+logger = logging.getLogger(__name__)
 
 
 @final
@@ -110,10 +113,19 @@ class Answer:
         if task.cancelled():
             # notifications/cancelled: the client wants no answer, but HTTP must end somehow.
             return await self.stream.end() if self.stream.begun else web.Response(status=202)
+        body = self._said(task)
         if not self.stream.begun:
-            return web.Response(body=task.result(), status=status, content_type=wire.JSON_TYPE, headers=headers)
-        await self.stream.say(task.result())
+            return web.Response(body=body, status=status, content_type=wire.JSON_TYPE, headers=headers)
+        await self.stream.say(body)
         return await self.stream.end()
+
+    def _said(self, task: asyncio.Task[bytes]) -> bytes:
+        failure = task.exception()
+        if failure is None:
+            return task.result()
+        # Our bug costs this request, and says nothing of itself to whoever sent it.
+        logger.error("mcp request failed", exc_info=failure)
+        return wire.error_body(self._id, RpcError(INTERNAL_ERROR, "Internal error"))
 
     async def _abandon(self, task: asyncio.Task[bytes]) -> None:
         if self._keep is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dragoman.adapters.mcp.kernel import JsonObject, Request
     from dragoman.adapters.mcp.session import McpSession
     from dragoman.broker.broker import Broker
-    from dragoman.broker.calls import Call, Outcome
+    from dragoman.broker.call import Call, Outcome
 
 PARTS_MAX: Final = 64
 """Partial answers held for a slow reader; the oldest go first."""
@@ -79,11 +79,10 @@ async def ask_skill(
         asking,
         agent=agent,
         skill=tool.skill.name,
+        key=tool.key,
         arguments=json.dumps(arguments, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
         content_type=JSON_TYPE,
         deadline_ms=int(timeout_s * 1000),
-        cause=None,
-        dedupe=None,
     )
     if isinstance(call, Refusal):
         return refused_result(call)

@@ -40,7 +40,7 @@ from mcp_types import (
 )
 from mcp_types import PROTOCOL_VERSION_META_KEY as VERSION_KEY
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 __all__ = [
     "HANDSHAKE_VERSIONS",
@@ -364,8 +364,6 @@ def _error(verdict: InboundLadderRejection) -> RpcError:
 async def _settled(work: Awaitable[JsonObject]) -> JsonObject:
     try:
         return await work
-    except Exception as failure:
-        # The connection's boundary: what is no refusal of ours is our bug. The SDK logs it with its traceback,
-        # and the caller is told no more than "internal error".
+    except (MCPError, ValidationError) as failure:
         error = modern_error_data(failure)
         raise RpcError(error.code, error.message, error.data) from failure

@@ -1,4 +1,4 @@
-"""An MCP endpoint on a real socket over a real broker in memory; calls are a small fake."""
+"""An MCP endpoint on a real socket over a real broker in memory; who serves is a fake."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from dragoman.adapters.serving.credentials import Credentials
 from dragoman.adapters.serving.web import RUNNER_OPTIONS, application
 from dragoman.adapters.serving.web_settings import WebSettings
 from dragoman.broker.broker import Broker
+from dragoman.broker.call import Call
+from dragoman.broker.calls import Calls
 from dragoman.broker.clock import SystemClock
 from dragoman.broker.gate import Gate
 from dragoman.broker.gate_settings import GateSettings
 from dragoman.broker.log.memory import MemoryLog
 from dragoman.broker.metrics import Metrics
 from dragoman.broker.principal import ANONYMOUS, Principal
+from dragoman.broker.rooms import Rooms
 from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.settings_agents import AgentSettings
-from dragoman.routing.cards import Card, Skill
+from dragoman.routing.cards import Skill
 from dragoman.routing.refusals import Reason, Refusal
 
 MODERN = "2026-07-28"
@@ -34,58 +37,79 @@ META = {
     "io.modelcontextprotocol/clientCapabilities": {},
 }
 
-Serve = Callable[["FakeCall"], None]
 
+class Server:
+    """An agent's own connection, over which it is asked and answers."""
 
-class FakeOutcome:
-    def __init__(self, payload: bytes | None, content_type: str | None = None, refusal: Refusal | None = None) -> None:
-        self.payload = payload
-        self.content_type = content_type
-        self.refusal = refusal
+    protocol = "test"
 
-
-class FakeCall:
-    def __init__(self, calls: FakeCalls, caller: Any, agent: str | None, skill: str, arguments: bytes) -> None:
-        self.id = f"call-{len(calls.started)}"
-        self.caller = caller
+    def __init__(self, principal: Principal, agent: str) -> None:
+        self.principal = principal
         self.agent = agent
-        self.skill = skill
-        self.arguments = json.loads(arguments)
+
+    def deliver(self, feed: object, message: object) -> bool:
+        return True
+
+    def lost(self, feed: object, count: int) -> None:
+        pass
+
+    committed = refused = close = lost  # type: ignore[assignment]
+
+
+class Asked:
+    """A call as its server sees it."""
+
+    def __init__(self, broker: Broker, server: Server, call: Call) -> None:
+        self._broker = broker
+        self._server = server
+        self.id = call.id
+        self.agent = server.agent
+        self.wanted = call.wanted
+        self.skill = call.skill
+        self.arguments = json.loads(call.arguments)
+        self.timeout_ms = call.deadline_ms - call.started_ms
         self.cancelled = asyncio.Event()
 
     def part(self, payload: bytes) -> None:
-        self.caller.part(self, payload, None)
+        assert self._broker.calls.answer(self._server, self.id, payload, partial=True) is None
 
     def answer(self, payload: bytes, content_type: str | None = None) -> None:
-        self.caller.final(self, FakeOutcome(payload, content_type))
+        assert self._broker.calls.answer(self._server, self.id, payload, content_type=content_type) is None
 
     def refuse(self, reason: Reason, detail: str) -> None:
-        self.caller.final(self, FakeOutcome(None, None, Refusal(reason, detail)))
+        assert self._broker.calls.answer(self._server, self.id, b"", error=Refusal(reason, detail)) is None
 
 
-class FakeCalls:
-    """``serve`` is given each call and answers it, now or later."""
+class Servers:
+    """``serve`` is given each call, whoever is asked, and answers it, now or later. By default: with its arguments."""
 
-    def __init__(self) -> None:
-        self.started: list[FakeCall] = []
-        self.serve: Serve = lambda call: call.answer(json.dumps(call.arguments).encode())
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._by_agent: dict[str, Server] = {}
+        self.started: list[Asked] = []
+        self.serve: Callable[[Asked], None] = lambda asked: asked.answer(json.dumps(asked.arguments).encode())
         self.asked = asyncio.Event()
 
-    def start(self, caller: Any, *, agent: str | None, skill: str, arguments: bytes, **more: Any) -> FakeCall | Refusal:
-        if agent == "nobody":
-            return Refusal(Reason.UNKNOWN_AGENT, "there is no agent 'nobody'")
-        call = FakeCall(self, caller, agent, skill, arguments)
-        call.deadline_ms = more["deadline_ms"]  # type: ignore[attr-defined]
-        self.started.append(call)
-        self.asked.set()
-        asyncio.get_running_loop().call_soon(self.serve, call)
-        return call
+    def add(self, agent: str, skills: tuple[Skill, ...], principal: Principal) -> None:
+        server = self._by_agent.get(agent)
+        if server is None:
+            server = self._by_agent[agent] = Server(principal, agent)
+            assert isinstance(self._broker.directory.arrive(server, agent, keeps=False), int)
+        for skill in skills:
+            offer = self._broker.directory.offer(
+                server, agent, skill, lambda call, server=server: self._ask(server, call), self._cancelled
+            )
+            assert not isinstance(offer, Refusal), offer
 
-    def cancel(self, session: Any, call_id: str) -> Refusal | None:
-        for call in self.started:
-            if call.id == call_id:
-                call.cancelled.set()
-        return None
+    def _ask(self, server: Server, call: Any) -> bool:
+        asked = Asked(self._broker, server, call)
+        self.started.append(asked)
+        self.asked.set()
+        asyncio.get_running_loop().call_soon(self.serve, asked)
+        return True
+
+    def _cancelled(self, call: Any) -> None:
+        next(asked for asked in self.started if asked.id == call.id).cancelled.set()
 
 
 class FakeAuthenticator:
@@ -115,17 +139,15 @@ class McpMesh:
         self.broker = broker
         self.login = login
         self.directory = broker.directory
-        self.calls: FakeCalls = broker.calls  # type: ignore[attr-defined]
+        self.calls = Servers(broker)
         self.url = f"http://127.0.0.1:{port}/mcp"
         self.port = port
         self.http = http
         self.endpoint: McpEndpoint
 
     def add(self, agent: str, *skills: Skill, principal: str = "plant") -> None:
-        """An agent with these skills, known by its card."""
-        card = Card(agent=agent, name=agent, skills=skills)
-        revision = self.directory.register(Principal(principal), agent, card, lease_ms=None, via="http")
-        assert isinstance(revision, int)
+        """An agent that is connected and serves these skills."""
+        self.calls.add(agent, skills, Principal(principal))
 
     async def post(self, body: Any, headers: dict[str, str | None] | None = None) -> tuple[int, dict[str, str], Any]:
         """Sends a body; (status, headers in lower case, decoded answer). A header given as None is left out."""
@@ -203,7 +225,22 @@ async def mcp_mesh(settings: McpSettings | None = None, gate: GateSettings | Non
         loop=loop,
         metrics=Metrics(),
     )
-    broker.calls = FakeCalls()
+    if not hasattr(broker, "calls"):
+        broker.calls = Calls(
+            clock, broker.timers, broker.directory, broker.gate, log, broker.tell, broker.later, AgentSettings()
+        )
+    if not hasattr(broker, "rooms"):
+        broker.rooms = Rooms(
+            clock,
+            broker.timers,
+            broker.directory,
+            broker.gate,
+            log,
+            broker.tell,
+            lambda name: None,
+            lambda: None,
+            AgentSettings(),
+        )
     await broker.start()
     login = FakeAuthenticator()
     app = application(login, WebSettings())  # type: ignore[arg-type]

@@ -7,13 +7,12 @@ import base64
 from typing import Any
 
 import pytest
-from mcp_mesh import McpMesh, events, eventually, mcp_mesh, modern, next_event
+from mcp_mesh import McpMesh, eventually, mcp_mesh, modern
 
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.presence import State
 from dragoman.routing.cards import Skill
-from dragoman.routing.message import Message
 from dragoman.routing.refusals import Reason
 
 TEMPERATURE = {
@@ -102,7 +101,7 @@ def test_skills_of_one_name_and_another_schema_are_other_tools_and_keep_their_na
         assert found["mesh_publish"]["title"] == "Publish a message"
         other = next(name for name in names if name.startswith("move_"))
         assert (await mesh.call(other, {"x": 1}))["structuredContent"] == {"x": 1}
-        assert [(call.agent, call.skill) for call in mesh.calls.started] == [(None, "move")]
+        assert [(call.wanted, call.skill) for call in mesh.calls.started] == [(None, "move")]
 
     run(body)
 
@@ -155,8 +154,8 @@ def test_arguments_are_checked_before_anybody_is_asked() -> None:
         assert (await mesh.call("set_temperature", {"celsius": 20, "agent": "t1"}))["structuredContent"] == {
             "celsius": 20
         }
-        assert [(call.agent, call.arguments) for call in mesh.calls.started] == [("t1", {"celsius": 20})]
-        assert mesh.calls.started[0].deadline_ms == 7000  # type: ignore[attr-defined]
+        assert [(call.wanted, call.arguments) for call in mesh.calls.started] == [("t1", {"celsius": 20})]
+        assert mesh.calls.started[0].timeout_ms == 7000
 
     run(body, call_timeout_s=7.0)
 
@@ -169,7 +168,7 @@ def test_a_skill_that_has_an_argument_called_agent_keeps_it() -> None:
         assert shown["agent"] == {"type": "integer"}
         assert shown["mesh_agent"]["enum"] == ["t1"]
         await mesh.call("assign", {"agent": 7, "mesh_agent": "t1"})
-        assert [(call.agent, call.arguments) for call in mesh.calls.started] == [("t1", {"agent": 7})]
+        assert [(call.wanted, call.arguments) for call in mesh.calls.started] == [("t1", {"agent": 7})]
 
     run(body)
 
@@ -215,7 +214,7 @@ def test_answers_become_content_as_they_are() -> None:
             "mimeType": "image/png",
         }
         resource = results[4]["content"][0]["resource"]
-        assert (resource["uri"], resource["blob"]) == ("call:///call-4", "AP8=")
+        assert (resource["uri"], resource["blob"]) == (f"call:///{mesh.calls.started[4].id}", "AP8=")
 
     run(body)
 
@@ -224,7 +223,7 @@ def test_what_the_mesh_refuses_is_an_error_the_model_can_read() -> None:
     async def body(mesh: McpMesh) -> None:
         mesh.add("t1", Skill("say"))
         result = await mesh.call("say", {"agent": "nobody"})
-        assert (result["isError"], text(result)) == (True, "unknown-agent: there is no agent 'nobody'")
+        assert (result["isError"], text(result)) == (True, "unknown-agent: no agent 'nobody' is here")
         mesh.calls.serve = lambda call: call.refuse(Reason.DEADLINE_PASSED, "no answer in 60 s")
         result = await mesh.call("say", {})
         assert (result["isError"], text(result)) == (True, "deadline-passed: no answer in 60 s")
@@ -497,8 +496,49 @@ def test_agents_are_found_by_what_they_can_do() -> None:
         found = (await mesh.call("mesh_find_agents", {"skill": "open_door"}))["structuredContent"]
         assert [agent["agent"] for agent in found["agents"]] == ["t2"]
         found = (await mesh.call("mesh_find_agents", {"limit": 1}))["structuredContent"]
-        assert (len(found["agents"]), found["more"], found["agents"][0]["state"]) == (1, True, "asleep")
+        assert (len(found["agents"]), found["more"], found["agents"][0]["state"]) == (1, True, "online")
         assert (await mesh.call("mesh_members", {"channel": "room"}))["structuredContent"] == {"members": []}
+
+    run(body)
+
+
+def test_a_room_is_a_fresh_channel_with_an_end() -> None:
+    async def body(mesh: McpMesh) -> None:
+        given = {"invite": ["t1"], "lease_s": 60, "title": "Repairs"}
+        first = (await mesh.call("mesh_open_room", given))["structuredContent"]
+        second = (await mesh.call("mesh_open_room", {}))["structuredContent"]
+        assert first["channel"] != second["channel"]
+        left_ms = first["until_ms"] - mesh.broker.clock.now_ms()
+        assert 50_000 < left_ms <= 60_000
+        refused = await mesh.call("mesh_open_room", {"invite": ["\x07"]})
+        assert text(refused).startswith("name-invalid: ")
+        spoken = await mesh.call("mesh_publish", {"channel": first["channel"], "text": "here"})
+        assert spoken["structuredContent"]["offset"] == 0
+
+    run(body)
+
+
+def test_a_call_nobody_answers_ends_with_its_deadline() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.add("t1", Skill("slow"))
+        mesh.calls.serve = lambda asked: None
+        result = await mesh.call("slow", {})
+        assert (result["isError"], text(result)) == (True, "deadline-passed: no answer within 50 ms")
+        assert mesh.calls.started[0].cancelled.is_set()
+
+    run(body, call_timeout_s=0.05)
+
+
+def test_only_servers_of_exactly_this_schema_are_asked() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.add("a", Skill("move", input_schema={"type": "object", "properties": {"x": {}}}))
+        assert "move" in await tools(mesh)
+        mesh.add("b", Skill("move", input_schema={"type": "object", "properties": {"y": {}}}))
+        for _ in range(4):
+            await mesh.call("move", {"x": 1})
+        assert {asked.agent for asked in mesh.calls.started} == {"a"}
+        refused = await mesh.call("move", {"x": 1, "agent": "b"})
+        assert text(refused).startswith("unknown-skill: ")
 
     run(body)
 
@@ -526,151 +566,6 @@ def test_the_gate_judges_every_mesh_tool() -> None:
         assert [resource["uri"] for resource in mine] == ["channel:///secret/1"]
 
     run(body, rules)
-
-
-# -- resources ---------------------------------------------------------------------------------------
-
-
-def publish(mesh: McpMesh, name: str, payload: bytes | None, *, retain: bool = False) -> None:
-    """Says something as somebody else would."""
-    from dragoman.adapters.mcp.session import McpSession
-    from dragoman.broker.principal import ANONYMOUS
-
-    session = McpSession(ANONYMOUS, "")
-    mesh.broker.attach(session)
-    assert isinstance(mesh.broker.publish(session, Message(name, payload, retain=retain)), int)
-    mesh.broker.detach(session)
-
-
-def test_resources_are_the_channels_that_hold_something() -> None:
-    async def body(mesh: McpMesh) -> None:
-        for n in range(5):
-            publish(mesh, f"a/{n}", b"x")
-        publish(mesh, "a//b", b"xyz")
-        await mesh.call("mesh_join", {"channel": "empty"})
-        uris: list[str] = []
-        cursor: dict[str, Any] = {}
-        while True:
-            result = (await mesh.ask("resources/list", cursor))[2]["result"]
-            assert len(result["resources"]) <= 2
-            uris += [resource["uri"] for resource in result["resources"]]
-            if "nextCursor" not in result:
-                break
-            cursor = {"cursor": result["nextCursor"]}
-        assert uris == ["channel:///?name=a%2F%2Fb", *[f"channel:///a/{n}" for n in range(5)]]
-        templates = (await mesh.ask("resources/templates/list"))[2]["result"]["resourceTemplates"]
-        assert [template["uriTemplate"] for template in templates] == ["channel:///{+name}", "channel:///{?name}"]
-
-    run(body, page_size=2)
-
-
-def test_a_resource_is_the_retained_value_or_else_the_newest() -> None:
-    async def body(mesh: McpMesh) -> None:
-        async def read(uri: str) -> dict[str, Any]:
-            status, _, answer = await mesh.ask("resources/read", {"uri": uri})
-            assert status == 200, answer
-            (contents,) = answer["result"]["contents"]
-            assert isinstance(contents, dict)
-            return contents
-
-        publish(mesh, "a", b"old")
-        publish(mesh, "a", b"new")
-        assert await read("channel:///a") == {"uri": "channel:///a", "mimeType": "text/plain", "text": "new"}
-        publish(mesh, "a", b"kept", retain=True)
-        publish(mesh, "a", b"passing")
-        assert (await read("channel:///a"))["text"] == "kept"
-        publish(mesh, "b", b"\xff")
-        assert await read("channel:///b") == {
-            "uri": "channel:///b",
-            "mimeType": "application/octet-stream",
-            "blob": "/w==",
-        }
-        await mesh.call("mesh_publish", {"channel": "c", "text": "{}", "content_type": "application/json"})
-        assert (await read("channel:///?name=c"))["mimeType"] == "application/json"
-        mesh.add("t1")
-        assert '"agent":"t1"' in (await read("channel:///$mesh/v1/agents/t1"))["text"]
-
-    run(body)
-
-
-@pytest.mark.parametrize(
-    "uri", ["channel:///nothing", "channel:///a/../b", "channel:///", "file:///etc/passwd", "channel:///%zz", "x", ""]
-)
-def test_unknown_resources_are_invalid_params(uri: str) -> None:
-    async def body(mesh: McpMesh) -> None:
-        status, _, answer = await mesh.ask("resources/read", {"uri": uri})
-        assert (status, answer["error"]["code"]) == (400, -32602)
-
-    run(body)
-
-
-# -- streams -----------------------------------------------------------------------------------------
-
-
-def test_a_stream_acknowledges_first_and_tells_only_what_was_asked() -> None:
-    async def body(mesh: McpMesh) -> None:
-        wanted = {
-            "toolsListChanged": True,
-            "promptsListChanged": True,
-            "resourcesListChanged": True,
-            "resourceSubscriptions": ["channel:///a", "channel:///?name=a", "file:///x", "channel:///secret/1"],
-        }
-        message, headers = modern("subscriptions/listen", {"notifications": wanted}, request_id="L")
-        headers |= {"Accept": "application/json, text/event-stream"}
-        meta = {"io.modelcontextprotocol/subscriptionId": "L"}
-        async with mesh.http.post(mesh.url, json=message, headers=headers) as stream:
-            first = await next_event(stream.content)
-            assert first["method"] == "notifications/subscriptions/acknowledged"
-            assert first["params"] == {
-                "notifications": {
-                    "toolsListChanged": True,
-                    "resourceSubscriptions": ["channel:///a", "channel:///?name=a"],
-                },
-                "_meta": meta,
-            }
-            publish(mesh, "b", b"not asked for")
-            publish(mesh, "a", b"1")
-            publish(mesh, "a", b"2")
-            for uri in ("channel:///a", "channel:///?name=a"):
-                told = await next_event(stream.content)
-                assert told["method"] == "notifications/resources/updated"
-                assert told["params"] == {"uri": uri, "_meta": meta}
-            mesh.add("t1", Skill("x"))
-            mesh.add("t2", Skill("y"))
-            told = await next_event(stream.content)
-            assert (told["method"], told["params"]) == ("notifications/tools/list_changed", {"_meta": meta})
-            publish(mesh, "a", b"3")
-            assert (await next_event(stream.content))["params"]["uri"] == "channel:///a", "one notice for two changes"
-        await eventually(lambda: not list(mesh.broker.sessions()))
-
-    run(
-        body,
-        GateSettings(rules=(RuleSettings(effect="deny", actions=("read",), filters=("secret/#",)),)),
-        tools_changed_debounce_s=0.01,
-    )
-
-
-def test_a_stream_ends_properly_when_the_mesh_does() -> None:
-    async def body(mesh: McpMesh) -> None:
-        message, headers = modern("subscriptions/listen", {"notifications": {}}, request_id=3)
-        headers |= {"Accept": "application/json, text/event-stream"}
-        async with mesh.http.post(mesh.url, json=message, headers=headers) as stream:
-            await next_event(stream.content)
-            await mesh.broker.stop()
-            (last,) = events(await stream.read())
-            assert last["id"] == 3
-            assert last["result"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == 3
-
-    run(body)
-
-
-def test_one_stream_follows_only_so_many_resources() -> None:
-    async def body(mesh: McpMesh) -> None:
-        wanted = {"resourceSubscriptions": [f"channel:///{n}" for n in range(3)]}
-        status, _, answer = await mesh.ask("subscriptions/listen", {"notifications": wanted})
-        assert (status, answer["error"]["code"]) == (400, -32602)
-
-    run(body, listen_uris_max=2)
 
 
 def test_arguments_arrive_as_they_were_given() -> None:

@@ -1,0 +1,185 @@
+"""Channels as resources, and the streams that tell of changes, through the real transport and a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from mcp_mesh import McpMesh, events, eventually, mcp_mesh, modern, next_event
+
+from dragoman.adapters.mcp.session import McpSession
+from dragoman.adapters.mcp.settings import McpSettings
+from dragoman.broker.gate_settings import GateSettings, RuleSettings
+from dragoman.broker.principal import ANONYMOUS
+from dragoman.routing.cards import Skill
+from dragoman.routing.message import Message
+
+
+def run(body: Any, gate: GateSettings | None = None, **settings: Any) -> None:
+    """Runs a test against a mesh."""
+
+    async def main() -> None:
+        async with mcp_mesh(McpSettings(**settings), gate) as mesh:
+            await body(mesh)
+
+    asyncio.run(main())
+
+
+# -- resources ---------------------------------------------------------------------------------------
+
+
+def publish(mesh: McpMesh, name: str, payload: bytes | None, *, retain: bool = False) -> None:
+    """Says something as somebody else would."""
+    session = McpSession(ANONYMOUS, "")
+    mesh.broker.attach(session)
+    assert isinstance(mesh.broker.publish(session, Message(name, payload, retain=retain)), int)
+    mesh.broker.detach(session)
+
+
+def test_resources_are_the_channels_that_hold_something() -> None:
+    async def body(mesh: McpMesh) -> None:
+        for n in range(5):
+            publish(mesh, f"a/{n}", b"x")
+        publish(mesh, "a//b", b"xyz")
+        await mesh.call("mesh_join", {"channel": "empty"})
+        uris: list[str] = []
+        cursor: dict[str, Any] = {}
+        while True:
+            result = (await mesh.ask("resources/list", cursor))[2]["result"]
+            assert len(result["resources"]) <= 2
+            uris += [resource["uri"] for resource in result["resources"]]
+            if "nextCursor" not in result:
+                break
+            cursor = {"cursor": result["nextCursor"]}
+        assert uris == ["channel:///?name=a%2F%2Fb", *[f"channel:///a/{n}" for n in range(5)]]
+        templates = (await mesh.ask("resources/templates/list"))[2]["result"]["resourceTemplates"]
+        assert [template["uriTemplate"] for template in templates] == ["channel:///{+name}", "channel:///{?name}"]
+
+    run(body, page_size=2)
+
+
+def test_a_resource_is_the_retained_value_or_else_the_newest() -> None:
+    async def body(mesh: McpMesh) -> None:
+        async def read(uri: str) -> dict[str, Any]:
+            status, _, answer = await mesh.ask("resources/read", {"uri": uri})
+            assert status == 200, answer
+            (contents,) = answer["result"]["contents"]
+            assert isinstance(contents, dict)
+            return contents
+
+        publish(mesh, "a", b"old")
+        publish(mesh, "a", b"new")
+        assert await read("channel:///a") == {"uri": "channel:///a", "mimeType": "text/plain", "text": "new"}
+        publish(mesh, "a", b"kept", retain=True)
+        publish(mesh, "a", b"passing")
+        assert (await read("channel:///a"))["text"] == "kept"
+        publish(mesh, "b", b"\xff")
+        assert await read("channel:///b") == {
+            "uri": "channel:///b",
+            "mimeType": "application/octet-stream",
+            "blob": "/w==",
+        }
+        await mesh.call("mesh_publish", {"channel": "c", "text": "{}", "content_type": "application/json"})
+        assert (await read("channel:///?name=c"))["mimeType"] == "application/json"
+        mesh.add("t1", Skill("x"))
+        assert '"agent":"t1"' in (await read("channel:///$mesh/v1/agents/t1"))["text"]
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    "uri", ["channel:///nothing", "channel:///a/../b", "channel:///", "file:///etc/passwd", "channel:///%zz", "x", ""]
+)
+def test_unknown_resources_are_invalid_params(uri: str) -> None:
+    async def body(mesh: McpMesh) -> None:
+        status, _, answer = await mesh.ask("resources/read", {"uri": uri})
+        assert (status, answer["error"]["code"]) == (400, -32602)
+
+    run(body)
+
+
+# -- streams -----------------------------------------------------------------------------------------
+
+
+def test_a_stream_acknowledges_first_and_tells_only_what_was_asked() -> None:
+    async def body(mesh: McpMesh) -> None:
+        wanted = {
+            "toolsListChanged": True,
+            "promptsListChanged": True,
+            "resourcesListChanged": True,
+            "resourceSubscriptions": ["channel:///a", "channel:///?name=a", "file:///x", "channel:///secret/1"],
+        }
+        message, headers = modern("subscriptions/listen", {"notifications": wanted}, request_id="L")
+        headers |= {"Accept": "application/json, text/event-stream"}
+        meta = {"io.modelcontextprotocol/subscriptionId": "L"}
+        async with mesh.http.post(mesh.url, json=message, headers=headers) as stream:
+            first = await next_event(stream.content)
+            assert first["method"] == "notifications/subscriptions/acknowledged"
+            assert first["params"] == {
+                "notifications": {
+                    "toolsListChanged": True,
+                    "resourceSubscriptions": ["channel:///a", "channel:///?name=a"],
+                },
+                "_meta": meta,
+            }
+            publish(mesh, "b", b"not asked for")
+            publish(mesh, "a", b"1")
+            publish(mesh, "a", b"2")
+            for uri in ("channel:///a", "channel:///?name=a"):
+                told = await next_event(stream.content)
+                assert told["method"] == "notifications/resources/updated"
+                assert told["params"] == {"uri": uri, "_meta": meta}
+            mesh.add("t1", Skill("x"))
+            mesh.add("t2", Skill("y"))
+            told = await next_event(stream.content)
+            assert (told["method"], told["params"]) == ("notifications/tools/list_changed", {"_meta": meta})
+            publish(mesh, "a", b"3")
+            assert (await next_event(stream.content))["params"]["uri"] == "channel:///a", "one notice for two changes"
+        await eventually(lambda: not list(mesh.broker.sessions()))
+
+    run(
+        body,
+        GateSettings(rules=(RuleSettings(effect="deny", actions=("read",), filters=("secret/#",)),)),
+        tools_changed_debounce_s=0.01,
+    )
+
+
+def test_a_stream_ends_properly_when_the_mesh_does() -> None:
+    async def body(mesh: McpMesh) -> None:
+        message, headers = modern("subscriptions/listen", {"notifications": {}}, request_id=3)
+        headers |= {"Accept": "application/json, text/event-stream"}
+        async with mesh.http.post(mesh.url, json=message, headers=headers) as stream:
+            await next_event(stream.content)
+            await mesh.broker.stop()
+            (last,) = events(await stream.read())
+            assert last["id"] == 3
+            assert last["result"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == 3
+
+    run(body)
+
+
+def test_one_stream_follows_only_so_many_resources() -> None:
+    async def body(mesh: McpMesh) -> None:
+        wanted = {"resourceSubscriptions": [f"channel:///{n}" for n in range(3)]}
+        status, _, answer = await mesh.ask("subscriptions/listen", {"notifications": wanted})
+        assert (status, answer["error"]["code"]) == (400, -32602)
+
+    run(body, listen_uris_max=2)
+
+
+def test_a_fault_of_ours_costs_one_request_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.add("t1", Skill("say"))
+
+        def broken(*_: Any, **__: Any) -> None:
+            raise KeyError("a secret of ours")
+
+        mesh.broker.calls.start = broken  # type: ignore[method-assign, assignment]
+        status, _, answer = await mesh.ask("tools/call", {"name": "say", "arguments": {}})
+        assert (status, answer["error"]) == (200, {"code": -32603, "message": "Internal error"})
+        assert (await mesh.ask("tools/list"))[0] == 200
+        assert not list(mesh.broker.sessions())
+
+    run(body)
+    assert [record.message for record in caplog.records if record.name.startswith("dragoman")] == ["mcp request failed"]
