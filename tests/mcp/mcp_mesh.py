@@ -237,6 +237,7 @@ async def mcp_mesh(settings: McpSettings | None = None, gate: GateSettings | Non
             broker.gate,
             log,
             broker.tell,
+            broker.later,
             lambda name: None,
             lambda: None,
             AgentSettings(),
