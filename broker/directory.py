@@ -216,13 +216,13 @@ class Directory:
             self._follower.eased(entry)
         return None
 
-    def loaded(self, agent: Agent, delta: int) -> None:
+    def loaded(self, agent: Agent, delta: int, *, eased: bool = True) -> None:
         """The agent has so many calls more (or less) to work on. For the calls only."""
         had_room = agent.has_room
         agent.load += delta
         assert agent.load >= 0, f"{agent.id!r} has finished more calls than it was asked"
         self._roster.restate(agent)
-        if not had_room and agent.has_room and agent.connections and self._follower is not None:
+        if eased and not had_room and agent.has_room and agent.connections and self._follower is not None:
             self._follower.eased(agent)
 
     # -- offers --------------------------------------------------------------------------------------
@@ -327,6 +327,10 @@ class Directory:
         if agent is not None:
             return [offer for offer in self._offers.of_agent(agent) if offer.skill.name == skill]
         return list(self._offers.of_skill(skill))
+
+    def served(self, session: Session) -> list[Offer]:
+        """What a connection serves."""
+        return self._offers.of_session(session)
 
     @property
     def revision(self) -> int:

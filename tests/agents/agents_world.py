@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from dragoman.broker.calls import Call, Calls
 from dragoman.broker.clock import ManualClock
 from dragoman.broker.directory import Directory
 from dragoman.broker.gate import Gate
@@ -15,6 +16,7 @@ from dragoman.broker.log.contract import Table, Ticket
 from dragoman.broker.principal import Principal
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.broker.timers import Timers
+from dragoman.routing.cards import Skill
 from dragoman.routing.message import Message
 from dragoman.routing.refusals import Refusal
 
@@ -168,3 +170,108 @@ class World:
         number = self.directory.arrive(session, agent, keeps=keeps)
         assert isinstance(number, int), number
         return session
+
+
+@dataclass(eq=False)
+class FakeCaller:
+    """Who asks: remembers parts and finals, and in what order."""
+
+    session: FakeSession
+    parts: list[bytes] = field(default_factory=list)
+    finals: list[Any] = field(default_factory=list)
+
+    def part(self, call: Any, payload: bytes, content_type: str | None) -> None:
+        assert not self.finals, "a part after the end"
+        self.parts.append(payload)
+
+    def final(self, call: Any, outcome: Any) -> None:
+        self.finals.append(outcome)
+
+    @property
+    def answer(self) -> bytes:
+        """The one answer."""
+        [outcome] = self.finals
+        assert outcome.refusal is None, outcome.refusal
+        assert outcome.payload is not None
+        return outcome.payload
+
+    @property
+    def reason(self) -> Any:
+        """Why there is none."""
+        [outcome] = self.finals
+        return outcome.refusal.reason
+
+
+class Server:
+    """A connection that serves skills: remembers what it was asked; ``full`` says no."""
+
+    def __init__(
+        self,
+        world: CallWorld,
+        agent: str,
+        *skills: str,
+        keeps: bool = False,
+        principal: Principal = BOB,
+        session: FakeSession | None = None,
+    ) -> None:
+        self.world = world
+        self.session = session or world.arrive(agent, principal, keeps=keeps)
+        self.asked: list[Any] = []
+        self.cancelled: list[str] = []
+        self.full = False
+        self.offers = [
+            world.directory.offer(
+                self.session, agent, Skill(name=skill), self.ask, lambda call: self.cancelled.append(call.id)
+            )
+            for skill in skills
+        ]
+        assert all(not isinstance(offer, Refusal) for offer in self.offers), self.offers
+
+    def ask(self, call: Any) -> bool:
+        if self.full:
+            return False
+        self.asked.append(call)
+        return True
+
+    def answer(self, call: Any, payload: bytes = b"done", **options: Any) -> Refusal | None:
+        return self.world.calls.answer(self.session, call.id, payload, **options)
+
+    def leave(self, *, clean: bool = True, keeps: bool = False) -> None:
+        self.world.directory.depart(self.session, clean=clean, keeps=keeps)
+
+
+class CallWorld(World):
+    """A world with calls."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.calls = Calls(
+            self.clock,
+            self.timers,
+            self.directory,
+            self.gate,
+            self.log,  # type: ignore[arg-type]
+            self.tell,
+            self.later,
+            self.settings,
+        )
+        self.calls.start_up()
+
+    def caller(self, agent: str = "caller", principal: Principal = ALICE) -> FakeCaller:
+        known = self.directory.get(agent)
+        session = known.connections[0][0] if known is not None and known.connections else self.arrive(agent, principal)
+        return FakeCaller(session)  # type: ignore[arg-type]
+
+    def call(self, caller: FakeCaller, skill: str, agent: str | None = None, **options: Any) -> Call:
+        call = self.calls.start(caller, agent=agent, skill=skill, arguments=options.pop("arguments", b"{}"), **options)
+        assert not isinstance(call, Refusal), call
+        self.turn()
+        self.calls.check()
+        self.directory.check()
+        return call
+
+    def after_crash(self) -> CallWorld:
+        clock = ManualClock(self.clock.now_ms())
+        return CallWorld(
+            self.settings, gate=self.gate_settings, declared=self.declared, log=Rows(self.log.kept), clock=clock
+        )
