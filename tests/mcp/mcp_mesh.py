@@ -18,14 +18,12 @@ from dragoman.adapters.serving.web import RUNNER_OPTIONS, application
 from dragoman.adapters.serving.web_settings import WebSettings
 from dragoman.broker.broker import Broker
 from dragoman.broker.call import Call
-from dragoman.broker.calls import Calls
 from dragoman.broker.clock import SystemClock
 from dragoman.broker.gate import Gate
 from dragoman.broker.gate_settings import GateSettings
 from dragoman.broker.log.memory import MemoryLog
 from dragoman.broker.metrics import Metrics
 from dragoman.broker.principal import ANONYMOUS, Principal
-from dragoman.broker.rooms import Rooms
 from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.routing.cards import Skill
@@ -100,6 +98,9 @@ class Servers:
                 server, agent, skill, lambda call, server=server: self._ask(server, call), self._cancelled
             )
             assert not isinstance(offer, Refusal), offer
+
+    def leave(self, agent: str) -> None:
+        self._broker.directory.depart(self._by_agent.pop(agent), clean=True, keeps=False)
 
     def _ask(self, server: Server, call: Any) -> bool:
         asked = Asked(self._broker, server, call)
@@ -216,7 +217,7 @@ async def next_event(content: aiohttp.StreamReader) -> Any:
 async def mcp_mesh(settings: McpSettings | None = None, gate: GateSettings | None = None) -> AsyncIterator[McpMesh]:
     """Starts one; everything is gone at the end."""
     loop, clock, log = asyncio.get_running_loop(), SystemClock(), MemoryLog()
-    broker: Any = Broker(
+    broker = Broker(
         BrokerSettings(),
         AgentSettings(flap_ms=0),
         clock=clock,
@@ -225,23 +226,6 @@ async def mcp_mesh(settings: McpSettings | None = None, gate: GateSettings | Non
         loop=loop,
         metrics=Metrics(),
     )
-    if not hasattr(broker, "calls"):
-        broker.calls = Calls(
-            clock, broker.timers, broker.directory, broker.gate, log, broker.tell, broker.later, AgentSettings()
-        )
-    if not hasattr(broker, "rooms"):
-        broker.rooms = Rooms(
-            clock,
-            broker.timers,
-            broker.directory,
-            broker.gate,
-            log,
-            broker.tell,
-            broker.later,
-            lambda name: None,
-            lambda: None,
-            AgentSettings(),
-        )
     await broker.start()
     login = FakeAuthenticator()
     app = application(login, WebSettings())  # type: ignore[arg-type]

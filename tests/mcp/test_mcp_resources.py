@@ -145,6 +145,28 @@ def test_a_stream_acknowledges_first_and_tells_only_what_was_asked() -> None:
     )
 
 
+def test_comings_and_goings_change_no_list_until_an_agent_is_gone() -> None:
+    async def body(mesh: McpMesh) -> None:
+        mesh.add("t1", Skill("x"))
+        await mesh.ask("server/discover")
+        rung: list[int] = []
+        changes = mesh.endpoint._serve.changes
+        unsubscribe = changes.subscribe(lambda: rung.append(1))
+        for limit in (0, None, 0, None):
+            assert mesh.directory.set_limit("t1", limit) is None
+        await mesh.ask("server/discover")
+        await mesh.ask("server/discover")
+        assert rung == []
+        mesh.calls.leave("t1")
+        await eventually(lambda: rung == [1])
+        assert "x" not in [tool["name"] for tool in (await mesh.ask("tools/list"))[2]["result"]["tools"]]
+        status, _, answer = await mesh.ask("tools/call", {"name": "x", "arguments": {}})
+        assert (status, answer["error"]["code"]) == (400, -32602)
+        unsubscribe()
+
+    run(body, tools_changed_debounce_s=0.0)
+
+
 def test_a_stream_ends_properly_when_the_mesh_does() -> None:
     async def body(mesh: McpMesh) -> None:
         message, headers = modern("subscriptions/listen", {"notifications": {}}, request_id=3)

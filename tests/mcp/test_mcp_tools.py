@@ -381,6 +381,20 @@ def test_the_newest_are_read_unless_an_offset_is_given() -> None:
     run(body)
 
 
+def test_one_answer_holds_a_bounded_number_of_bytes() -> None:
+    async def body(mesh: McpMesh) -> None:
+        cursor = (await mesh.call("mesh_join", {"channel": "a"}))["structuredContent"]["cursor"]
+        for n in range(5):
+            await mesh.call("mesh_publish", {"channel": "a", "text": f"{n}" * 700})
+        read = (await mesh.call("mesh_read", {"channel": "a", "offset": 0}))["structuredContent"]
+        assert len(read["messages"]) == read["next_offset"] == 2
+        heard = (await mesh.call("mesh_wait", {"cursor": cursor}))["structuredContent"]
+        assert len(heard["messages"]) == 1
+        assert heard["waiting"] > 0
+
+    run(body, read_bytes_max=1024)
+
+
 def test_waiting_hears_what_is_said_from_now_on() -> None:
     async def body(mesh: McpMesh) -> None:
         await mesh.call("mesh_publish", {"channel": "a/1", "text": "before", "retain": True})
