@@ -20,7 +20,7 @@ help: ## what each target does
 	@echo "  ARGS=... is handed on, as in: make test ARGS='tests/routing -x'"
 
 demo: $(STAMP) ## starts a mesh and plays the story with real clients, each in its own process
-	@$(PY) tests/demo/demo.py $(ARGS)
+	@$(PY) -m tests.demo.demo $(ARGS)
 
 test: $(STAMP) ## the whole test suite; a foreign client that is absent is skipped with the command that installs it
 	$(PY) -m pytest $(ARGS)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.backlog import Backlogs
+from dragoman.broker.calls import Calls
 from dragoman.broker.channel import STALE, Channel, Keep
 from dragoman.broker.channels import Channels
 from dragoman.broker.core import Core, Loop
@@ -19,11 +20,12 @@ from dragoman.broker.directory import Directory
 from dragoman.broker.gate import Action, Verdict
 from dragoman.broker.log.contract import DONE, Ticket
 from dragoman.broker.pump import Page
+from dragoman.broker.rooms import Rooms
 from dragoman.broker.route import Route
 from dragoman.broker.subscription import Place, Start, Subscription
 from dragoman.broker.timers import Timers
 from dragoman.routing.message import Envelope, Header, Message
-from dragoman.routing.names import check_filter, check_name, is_exact
+from dragoman.routing.names import check_filter, check_name, is_exact, shown
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -69,6 +71,21 @@ class Broker:
         self.dedupe = Dedupe(self.core)
         self.timers = Timers(clock, loop.call_later, log, agents.timers_durable_max)
         self.directory = Directory(clock, self.timers, gate, log, self.tell, self.later, agents, declared)
+        self.rooms = Rooms(
+            clock,
+            self.timers,
+            self.directory,
+            gate,
+            log,
+            self.tell,
+            self.later,
+            self._room_closed,
+            self.core.changed,
+            agents,
+        )
+        self.core.permits = self.rooms.permits
+        self.directory.describe_channels(self.rooms.about)
+        self.calls = Calls(clock, self.timers, self.directory, gate, log, self.tell, self.later, agents)
         self._sessions: dict[Session, dict[Subscription, None]] = {}
         self._waiters: dict[Ticket, list[Callable[[Refusal | None], None]]] = {}
         self._stopping = False
@@ -82,6 +99,8 @@ class Broker:
         self.dedupe.load()
         self.timers.start()
         self.directory.start()
+        self.rooms.start()
+        self.calls.start_up()
         await self.safe(promised)
         self.timers.after(self.settings.sweep_ms, self._sweep)
 
@@ -212,7 +231,11 @@ class Broker:
                 return known
         message.sender = session.agent
         answer = route.publish(session, message)
-        if dedupe is not None and not isinstance(answer, Refusal):
+        if isinstance(answer, Refusal):
+            return answer
+        self.metrics.messages_in += 1
+        self.metrics.bytes_in += len(message.payload or b"")
+        if dedupe is not None:
             self.dedupe.remember(*dedupe, message, answer)
         return answer
 
@@ -440,8 +463,20 @@ class Broker:
         return refusal or self.channels.open(name, session.principal.name)
 
     def _may(self, session: Session, action: Action, resource: str) -> Refusal | None:
+        if not self.core.permits(session.principal, session.agent, resource):
+            return Refusal(Reason.NOT_AUTHORIZED, f"the room {shown(resource)} is not open to you, or not open at all")
         verdict = self.gate.check(session.principal, action, resource, session.agent)
         return verdict if isinstance(verdict, Refusal) else None
+
+    def _room_closed(self, name: str) -> None:
+        """A room is over: everybody's subscriptions to it and below end, its channels with them."""
+        below = name + "/"
+        for subscriptions in self._sessions.values():
+            for subscription in list(subscriptions):
+                if subscription.filter == name or subscription.filter.startswith(below):
+                    self.unsubscribe(subscription)
+        for channel in [c for n, c in self.channels.by_name.items() if n == name or n.startswith(below)]:
+            self.channels.close(channel)
 
     def _no(self, refusal: Refusal) -> Refusal:
         self.metrics.refuse(refusal.reason)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dragoman.broker.log.contract import Log
     from dragoman.broker.log.ring import RingBudget
     from dragoman.broker.metrics import Metrics
+    from dragoman.broker.principal import Principal
     from dragoman.broker.pump import Pump
     from dragoman.broker.session import Session
     from dragoman.broker.settings import BrokerSettings
@@ -64,6 +65,7 @@ class Core:
         "metrics",
         "monotonic_ms",
         "now_ms",
+        "permits",
         "pump",
         "readers",
         "rings",
@@ -87,6 +89,8 @@ class Core:
         self.now_ms = clock.now_ms()
         self.monotonic_ms = clock.monotonic_ms()
         self.generation = 0
+        #: whether rooms let (principal, agent) into a channel; what is no room lets everybody in
+        self.permits: Callable[[Principal, str, str], bool] = _everybody
         self.filters: FilterTrie[Subscription] = FilterTrie()
         self.readers: FilterTrie[object] = FilterTrie()
         self.rings: RingBudget = RingBudget(settings.ring_bytes_max)
@@ -103,5 +107,11 @@ class Core:
         self.generation += 1
 
     def may_read(self, session: Session, name: str) -> bool:
-        """Whether the gate lets the session read this channel."""
-        return not isinstance(self.gate.check(session.principal, Action.READ, name, session.agent), Refusal)
+        """Whether gate and rooms let the session read this channel."""
+        return self.permits(session.principal, session.agent, name) and not isinstance(
+            self.gate.check(session.principal, Action.READ, name, session.agent), Refusal
+        )
+
+
+def _everybody(principal: Principal, agent: str, name: str) -> bool:
+    return True

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
+from dragoman import __version__
 from dragoman.adapters.serving.credentials import Authenticator
 from dragoman.adapters.serving.limits import ConnectionLimits
 from dragoman.adapters.serving.sockets import bound_address, listen, parse_address
@@ -18,7 +21,12 @@ from dragoman.broker.clock import SystemClock
 from dragoman.broker.gate import Gate
 from dragoman.broker.log.memory import MemoryLog
 from dragoman.broker.metrics import Metrics
-from dragoman.config import Config
+from dragoman.broker.subscription import Place, Start
+from dragoman.config import Config, in_force
+from dragoman.embedded import Answering, EmbeddedSession, Reading, Serve, Serving
+from dragoman.routing.cards import Skill
+from dragoman.routing.message import Envelope, Message
+from dragoman.routing.refusals import Refusal, RefusedError
 
 if TYPE_CHECKING:
     import socket
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 
     from dragoman.adapters.mqtt.realm import Realm
     from dragoman.broker.log.contract import Log
+    from dragoman.broker.log.disk_log import DiskLog
 
 logger: Final = logging.getLogger("dragoman")
 
@@ -59,6 +68,8 @@ class Mesh:
         self._sockets: list[socket.socket] = []
         self._broker: Broker | None = None
         self._authenticator: Authenticator | None = None
+        self._disk: DiskLog | None = None
+        self._session: EmbeddedSession | None = None
 
     @property
     def broker(self) -> Broker:
@@ -124,12 +135,103 @@ class Mesh:
         if broker is not None:
             await broker.stop()
 
+    # -- the program's own part ----------------------------------------------------------------------
+
+    async def publish(
+        self,
+        name: str,
+        payload: bytes | None,
+        *,
+        durable: bool = True,
+        retain: bool = False,
+        envelope: Envelope | None = None,
+        dedupe: str | None = None,
+    ) -> Message:
+        """Says something in a channel; the message, with its number and offset, when it is safe. Raises RefusedError.
+
+        ``durable``: at least once, so a channel that logs answers after its commit; False: at most once.
+        """
+        session = self._own()
+        message = Message(name, payload, int(durable), "", retain, envelope)
+        answer = self.broker.publish(session, message, None if dedupe is None else ("embedded", dedupe))
+        if isinstance(answer, Refusal):
+            raise RefusedError(answer)
+        await session.safe(answer)
+        return message
+
+    def subscribe(self, filter_: str, *, agent: str = "", start: Start | Place = Start.NEW) -> Reading:
+        """Reads what matches: ``async with mesh.subscribe("a/#") as reading: async for message in reading``.
+
+        With an ``agent`` id an exact subscription makes that agent a member. Raises RefusedError.
+        """
+        reading = Reading(self.broker, agent)
+        subscription = self.broker.subscribe(reading, filter_, wish=1, start=start)
+        if isinstance(subscription, Refusal):
+            reading.end()
+            raise RefusedError(subscription)
+        return reading
+
+    async def call(
+        self,
+        skill: str,
+        arguments: bytes,
+        *,
+        agent: str | None = None,
+        deadline_ms: int | None = None,
+        on_part: Callable[[bytes], None] | None = None,
+    ) -> bytes:
+        """Asks an agent, or whoever serves the skill best, and waits for the one answer. Raises RefusedError.
+
+        Cancelling the task that waits cancels the call.
+        """
+        caller = Answering(self._own(), on_part)
+        call = self.broker.calls.start(caller, agent=agent, skill=skill, arguments=arguments, deadline_ms=deadline_ms)
+        if isinstance(call, Refusal):
+            raise RefusedError(call)
+        try:
+            outcome = await caller.outcome
+        except asyncio.CancelledError:
+            self.broker.calls.cancel(caller.session, call.id)
+            raise
+        if outcome.refusal is not None:
+            raise RefusedError(outcome.refusal)
+        assert outcome.payload is not None, "an outcome is an answer or a refusal"
+        return outcome.payload
+
+    def serve(self, skill: Skill | str, answer: Serve, *, agent: str) -> Serving:
+        """Offers a skill as ``agent``: ``answer(arguments)`` is awaited for each call, several at once.
+
+        Ends with ``end()`` or with the mesh. Raises RefusedError.
+        """
+        return Serving(self.broker, agent, skill if isinstance(skill, Skill) else Skill(skill), answer)
+
+    def _own(self) -> EmbeddedSession:
+        if self._session is None:
+            self._session = EmbeddedSession(self.broker)
+        return self._session
+
+    # -- parts -----------------------------------------------------------------------------------------
+
     def _log(self) -> Log:
         if not self.config.durable:
             return MemoryLog(self.config.log.budget_bytes)
         from dragoman.broker.log.disk_log import DiskLog
 
-        return DiskLog(self.config.log)
+        self._disk = DiskLog(self.config.log)
+        return self._disk
+
+    def _backup(self) -> Callable[[str], Awaitable[None]] | None:
+        """Copies the running log to a folder; None where nothing is on disk."""
+        log = self._disk
+        if log is None:
+            return None
+
+        async def copy(target: str) -> None:
+            from dragoman.broker.log.upkeep import backup
+
+            await backup(log, Path(target))
+
+        return copy
 
     # -- listeners -----------------------------------------------------------------------------------
 
@@ -151,7 +253,30 @@ class Mesh:
         listeners: list[Listener] = []
         if "mqtt" in bound or "mqtts" in bound:
             listeners.extend(self._mqtt(bound, limits))
+        if "http" in bound or "https" in bound:
+            listeners.append(self._http(bound, limits))
         return listeners
+
+    def _http(self, bound: dict[str, list[socket.socket]], limits: ConnectionLimits) -> Listener:
+        """The one web application: HTTP and MCP add their routes to it."""
+        from dragoman.adapters.http.listener import Door
+        from dragoman.adapters.http.listener import Listener as HttpListener
+        from dragoman.adapters.http.routes import add_routes as add_http
+        from dragoman.adapters.http.surface import Setting, Surface
+        from dragoman.adapters.mcp.routes import add_routes as add_mcp
+        from dragoman.adapters.serving.web import application
+
+        assert self._authenticator is not None
+        config = self.config
+        app = application(self._authenticator, config.http.web)
+        shown = [Setting(setting.key, setting.value, setting.origin) for setting in in_force(config)]
+        surface = Surface(self.broker, config.http, config=lambda: shown, version=__version__, backup=self._backup())
+        add_http(app, surface)
+        add_mcp(app, self.broker, config.mcp, version=__version__)
+        doors = [
+            Door(bound[name], self._tls() if name == "https" else None) for name in ("http", "https") if name in bound
+        ]
+        return HttpListener(app, surface, limits, doors, config.grace_s)
 
     def _mqtt(self, bound: dict[str, list[socket.socket]], limits: ConnectionLimits) -> list[Listener]:
         from dragoman.adapters.mqtt.listener import Listener as MqttListener

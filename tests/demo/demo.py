@@ -1,0 +1,181 @@
+"""The story: a thermostat and an agent who share no protocol, two watchers, a nap, a crash.
+
+Every actor is an ordinary client in a process of its own. Exits 0 only if every step was seen by another
+process than the one that acted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.clients.mesh import MeshProcess
+from tests.demo.stage import Fact, Failed, Stage
+
+READINGS = "home/living-room/temperature"
+ALERTS = "home/alerts"
+PRESENCE = "$mesh/v1/presence/thermostat"
+WANTED = 21.5
+
+
+def main() -> int:
+    stage = Stage()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dragoman-demo-") as folder:
+        try:
+            with MeshProcess(Path(folder)) as mesh:
+                play(stage, mesh)
+        except Failed as failure:
+            stage.console.print(f"\n[bold red]✗ {failure}[/bold red]")
+            return 1
+        finally:
+            stage.end()
+    took = time.monotonic() - began
+    stage.console.print(
+        f"\n[bold green]{len(stage.steps)} steps, each seen by another process[/bold green], {took:.1f} s"
+    )
+    return 0
+
+
+def play(stage: Stage, mesh: MeshProcess) -> None:
+    host, port = mesh.address("mqtt")
+    stage.console.print(f"A mesh runs: MQTT on {host}:{port}, HTTP and MCP on {mesh.url}")
+    watchers(stage, mesh)
+    thermostat = arrives(stage, mesh)
+    is_called(stage, mesh)
+    sleeps(stage, mesh, thermostat)
+    crash(stage, mesh, thermostat)
+
+
+def watchers(stage: Stage, mesh: MeshProcess) -> None:
+    stage.scene("Two watchers, who share no protocol either")
+    host, port = mesh.address("mqtt")
+    stage.actor("sse", "watch_http.py", mesh.url)
+    stage.actor("mqtt5", "watch_mqtt.py", host, str(port))
+    stage.wait("both watch", ("sse", says("watches")), ("mqtt5", says("watches")))
+
+
+def arrives(stage: Stage, mesh: MeshProcess) -> Any:
+    stage.scene("A thermostat connects, and offers a skill with nothing but publish and subscribe")
+    host, port = mesh.address("mqtt")
+    thermostat = stage.actor("thermostat", "thermostat.py", host, str(port))
+    stage.wait("its presence is known in both protocols", ("sse", presence("online")), ("mqtt5", presence("online")))
+    stage.wait("its readings arrive", ("sse", reading(18.0)), ("mqtt5", reading(18.0)))
+    return thermostat
+
+
+def is_called(stage: Stage, mesh: MeshProcess) -> None:
+    stage.scene("An agent finds the thermostat among its MCP tools, and calls it")
+    since = stage.now
+    stage.actor("agent", "agent.py", f"{mesh.url}/mcp", str(WANTED))
+    (told,) = stage.wait(
+        "the instruction reached the device as an MQTT message",
+        ("thermostat", lambda f: f["what"] == "is told" and json.loads(f["payload"]) == {"celsius": WANTED}),
+        since=since,
+    )
+    stage.wait(
+        "the device's answer is the tool's result",
+        ("agent", lambda f: f["what"] == "gets the answer" and f["answer"] == {"celsius": WANTED, "heating": True}),
+        since=since,
+    )
+    call = f"$mesh/v1/calls/{told['call']}"
+    stage.wait("the call was news", ("sse", sees(call)), ("mqtt5", sees(call)), since=since)
+    stage.wait("the room gets warmer", ("sse", reading(WANTED)), ("mqtt5", reading(WANTED)), since=since)
+
+
+def sleeps(stage: Stage, mesh: MeshProcess, thermostat: Any) -> None:
+    stage.scene("The thermostat sleeps, gets mail, and finds it when it returns")
+    since = stage.now
+    thermostat.cue("sleep")
+    stage.wait("it is asleep", ("sse", presence("asleep")), ("mqtt5", presence("asleep")), since=since)
+    post(stage, mesh, "mesh/to/thermostat", "change your filter")
+    since = stage.now
+    thermostat.cue("wake")
+    stage.wait("the mail was there", ("thermostat", reads("mesh/me/in", "change your filter")), since=since)
+    stage.wait("it is back", ("sse", presence("online")), ("mqtt5", presence("online")), since=since)
+
+
+def crash(stage: Stage, mesh: MeshProcess, thermostat: Any) -> None:
+    stage.scene("It sleeps again; the mesh is killed with SIGKILL and started anew")
+    since = stage.now
+    thermostat.cue("sleep")
+    stage.wait("it is asleep again", ("mqtt5", presence("asleep")), since=since)
+    post(stage, mesh, "mesh/to/thermostat", "this survives a crash")
+    before = post(stage, mesh, ALERTS, "window open")
+    mesh.kill()
+    stage.act("SIGKILL", pid=mesh.pid)
+    mesh.restart()
+    stage.act("started again", pid=mesh.pid)
+    retained = get(mesh, READINGS, retained="true")
+    stage.check("the retained reading is there", json.loads(retained) == {"celsius": WANTED}, retained)
+    after = post(stage, mesh, ALERTS, "window shut")
+    stage.check(
+        "offsets go on",
+        after["number"] == before["number"] and after["offset"] > before["offset"],
+        f"{before['id']}, then {after['id']}",
+    )
+    since = stage.now
+    thermostat.cue("wake")
+    stage.wait(
+        "everything acknowledged was there for the sleeper",
+        ("thermostat", lambda f: f["what"] == "connects" and f["session_present"] is True),
+        ("thermostat", reads("mesh/me/in", "this survives a crash")),
+        ("thermostat", reads(ALERTS, "window open")),
+        ("thermostat", reads(ALERTS, "window shut")),
+        since=since,
+    )
+    stage.wait("the MQTT watcher came back by itself and sees it", ("mqtt5", presence("online")), since=since)
+
+
+# -- what may be seen ------------------------------------------------------------------------------
+
+
+def says(what: str) -> Any:
+    return lambda fact: fact["what"] == what
+
+
+def sees(channel: str) -> Any:
+    return lambda fact: fact["what"] == "sees" and fact["channel"] == channel
+
+
+def presence(state: str) -> Any:
+    def seen(fact: Fact) -> bool:
+        return sees(PRESENCE)(fact) and bool(fact["payload"]) and json.loads(fact["payload"])["state"] == state
+
+    return seen
+
+
+def reading(celsius: float) -> Any:
+    return lambda fact: sees(READINGS)(fact) and json.loads(fact["payload"]) == {"celsius": celsius}
+
+
+def reads(channel: str, text: str) -> Any:
+    return lambda fact: fact["what"].startswith("reads") and fact["channel"] == channel and fact["payload"] == text
+
+
+# -- the director's own hands ----------------------------------------------------------------------
+
+
+def post(stage: Stage, mesh: MeshProcess, channel: str, text: str) -> Fact:
+    url = f"{mesh.url}/v1/channels/{urllib.parse.quote(channel)}"
+    request = urllib.request.Request(url, text.encode(), {"Content-Type": "text/plain"}, method="POST")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        kept: Fact = json.load(answer)
+    stage.act("publishes", channel, payload=text, acknowledged=kept.get("id"), kept=kept.get("kept"))
+    return kept
+
+
+def get(mesh: MeshProcess, channel: str, **query: str) -> str:
+    url = f"{mesh.url}/v1/channels/{urllib.parse.quote(channel)}?{urllib.parse.urlencode(query)}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
