@@ -55,51 +55,56 @@ class Asking:
         self._news.clear()
 
 
-async def ask_skill(
-    broker: Broker,
-    session: McpSession,
-    catalog: Catalog,
-    tool: SkillTool,
-    request: Request,
-    arguments: JsonObject,
-    timeout_s: float,
-) -> JsonObject:
-    """Calls a skill and returns the tool's result. If this is cancelled, so is the call."""
-    agent = None
-    if tool.agent_argument is not None:
-        agent = arguments.pop(tool.agent_argument, None)
-        if agent is not None and not isinstance(agent, str):
-            return refused_result(Refusal(Reason.ARGUMENTS_INVALID, f"{tool.agent_argument} must be an agent's id"))
-    checks = catalog.checks(tool)
-    faults = checks.input.faults(arguments) if checks.input is not None else []
-    if faults:
-        return refused_result(Refusal(Reason.ARGUMENTS_INVALID, "; ".join(faults)))
-    asking = Asking(session)
-    call = broker.calls.start(
-        asking,
-        agent=agent,
-        skill=tool.skill.name,
-        key=tool.key,
-        arguments=json.dumps(arguments, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
-        content_type=JSON_TYPE,
-        deadline_ms=int(timeout_s * 1000),
-    )
-    if isinstance(call, Refusal):
-        return refused_result(call)
-    try:
-        outcome = await _followed(asking, request)
-    finally:
-        if asking.outcome is None:
-            broker.calls.cancel(session, call.id)
-    if outcome.refusal is not None:
-        return refused_result(outcome.refusal)
-    result = answer_result(outcome.payload, outcome.content_type, f"call:///{call.id}")
-    if checks.output is not None:
-        faults = checks.output.faults(result.get("structuredContent"))
+@final
+class SkillCalls:
+    """Calls skills for tools/call."""
+
+    __slots__ = ("_broker", "_catalog", "_timeout_ms")
+
+    def __init__(self, broker: Broker, catalog: Catalog, timeout_s: float) -> None:
+        self._broker = broker
+        self._catalog = catalog
+        self._timeout_ms = int(timeout_s * 1000)
+
+    async def ask(self, session: McpSession, tool: SkillTool, request: Request, arguments: JsonObject) -> JsonObject:
+        """The tool's result. If this is cancelled, so is the call."""
+        agent = None
+        if tool.agent_argument is not None:
+            agent = arguments.pop(tool.agent_argument, None)
+            if agent is not None and not isinstance(agent, str):
+                return _invalid([f"{tool.agent_argument} must be an agent's id"])
+        checks = self._catalog.checks(tool)
+        faults = checks.input.faults(arguments) if checks.input is not None else []
+        if faults:
+            return _invalid(faults)
+        asking = Asking(session)
+        call = self._start(asking, tool, agent, arguments)
+        if isinstance(call, Refusal):
+            return refused_result(call)
+        try:
+            outcome = await _followed(asking, request)
+        finally:
+            if asking.outcome is None:
+                self._broker.calls.cancel(session, call.id)
+        if outcome.refusal is not None:
+            return refused_result(outcome.refusal)
+        result = answer_result(outcome.payload, outcome.content_type, f"call:///{call.id}")
+        faults = checks.output.faults(result.get("structuredContent")) if checks.output is not None else []
         if faults:
             detail = f"the answer does not fit the skill's own schema: {'; '.join(faults)}; it was {_glimpse(outcome)}"
             return refused_result(Refusal(Reason.FAILED, detail))
-    return result
+        return result
+
+    def _start(self, asking: Asking, tool: SkillTool, agent: str | None, arguments: JsonObject) -> Call | Refusal:
+        return self._broker.calls.start(
+            asking,
+            agent=agent,
+            skill=tool.skill.name,
+            key=tool.key,
+            arguments=json.dumps(arguments, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
+            content_type=JSON_TYPE,
+            deadline_ms=self._timeout_ms,
+        )
 
 
 async def _followed(asking: Asking, request: Request) -> Outcome:
@@ -112,6 +117,10 @@ async def _followed(asking: Asking, request: Request) -> Outcome:
         if asking.outcome is not None:
             return asking.outcome
         await asking.news()
+
+
+def _invalid(faults: list[str]) -> JsonObject:
+    return refused_result(Refusal(Reason.ARGUMENTS_INVALID, "; ".join(faults)))
 
 
 def _glimpse(outcome: Outcome) -> str:

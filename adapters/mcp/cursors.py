@@ -101,6 +101,9 @@ class Cursors:
             return Refusal(
                 Reason.GONE, f"you have no cursor {shown(name)}: its lease ended, or it never was; join again"
             )
+        if not cursor.inbox.entries and next(iter(self._broker.subscriptions(cursor.session)), None) is None:
+            self._end(cursor, clean=True)
+            return Refusal(Reason.GONE, f"{shown(cursor.filter)} has closed, and with it your cursor")
         self._lease(cursor, None)
         return cursor
 

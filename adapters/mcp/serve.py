@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
-from dragoman.adapters.mcp.asking import ask_skill
+from dragoman.adapters.mcp.asking import SkillCalls
 from dragoman.adapters.mcp.callers import Caller
 from dragoman.adapters.mcp.catalog import Catalog
 from dragoman.adapters.mcp.changes import Changes
@@ -39,7 +39,17 @@ if TYPE_CHECKING:
 class MeshServe:
     """Answers the methods with a broker. ``changes`` rings when the tools may have changed."""
 
-    __slots__ = ("_broker", "_catalog", "_cursors", "_gone", "_mesh_tools", "_settings", "_unwatch", "changes")
+    __slots__ = (
+        "_broker",
+        "_catalog",
+        "_cursors",
+        "_gone",
+        "_mesh_tools",
+        "_settings",
+        "_skills",
+        "_unwatch",
+        "changes",
+    )
 
     def __init__(self, broker: Broker, settings: McpSettings) -> None:
         self._broker = broker
@@ -52,6 +62,7 @@ class MeshServe:
             agent_enum_max=settings.agent_enum_max,
             schema_bytes_max=settings.schema_bytes_max,
         )
+        self._skills = SkillCalls(broker, self._catalog, settings.call_timeout_s)
         self.changes = Changes(broker.core.loop, settings.tools_changed_debounce_s)
         self._unwatch: Callable[[], None] | None = None
         self._gone: set[str] = set()
@@ -105,9 +116,7 @@ class MeshServe:
         if tool is None:
             raise RpcError(INVALID_PARAMS, f"Unknown tool: {shown(params.name)}")
         with self._session(caller) as session:
-            return await ask_skill(
-                self._broker, session, self._catalog, tool, request, arguments, self._settings.call_timeout_s
-            )
+            return await self._skills.ask(session, tool, request, arguments)
 
     async def _call_mesh(self, caller: Caller, tool: MeshTool, arguments: JsonObject) -> JsonObject:
         faults = tool.check.faults(arguments)
