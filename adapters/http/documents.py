@@ -112,9 +112,9 @@ class ChannelsDocument(Document):
 def message_document(message: Message, *, retained: bool = False) -> MessageDocument:
     """A message as JSON."""
     envelope = message.envelope or EMPTY
-    payload, payload_base64 = _text(message.payload)
-    key, key_base64 = _text(envelope.key)
-    correlation, correlation_base64 = _text(envelope.correlation)
+    payload, payload_base64 = text_or_base64(message.payload)
+    key, key_base64 = text_or_base64(envelope.key)
+    correlation, correlation_base64 = text_or_base64(envelope.correlation)
     return MessageDocument(
         id=message.id,
         channel=message.name,
@@ -142,11 +142,11 @@ def message_document(message: Message, *, retained: bool = False) -> MessageDocu
 
 
 def _header(name: str, value: bytes | None) -> HeaderDocument:
-    text, text_base64 = _text(value)
+    text, text_base64 = text_or_base64(value)
     return HeaderDocument(name=name, value=text, value_base64=text_base64)
 
 
-def _text(value: bytes | None) -> tuple[str | None, str | None]:
+def text_or_base64(value: bytes | None) -> tuple[str | None, str | None]:
     """(text, base64) of bytes; one of them None, both if the value is."""
     if value is None:
         return None, None

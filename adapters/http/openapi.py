@@ -44,7 +44,7 @@ def describe(definitions: Sequence[Definition], version: str) -> Object:
         kinds += [reply.document for reply in definition.replies if reply.document is not None]
         kinds += [definition.body] if definition.body is not None else []
     unique = list(dict.fromkeys(kinds))
-    references, components = msgspec.json.schema_components(unique, ref_template=_REF)
+    references, components = msgspec.json.schema_components(unique, schema_hook=_free, ref_template=_REF)
     schemas = dict(zip(unique, references, strict=True))
     paths: dict[str, Object] = {}
     for definition in definitions:
@@ -66,6 +66,12 @@ def describe(definitions: Sequence[Definition], version: str) -> Object:
         },
         "security": [{"token": []}, {"password": []}, {}],
     }
+
+
+def _free(kind: type) -> Object:
+    """The schema of what may be any JSON."""
+    assert kind is object, f"no schema for {kind!r}"
+    return {"description": "any JSON"}
 
 
 def statuses(definition: Definition) -> set[int]:

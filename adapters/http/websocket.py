@@ -47,6 +47,12 @@ class Frame(msgspec.Struct, tag_field="type", forbid_unknown_fields=True, kw_onl
     ref: Ref = None
 
 
+class Misfit(msgspec.Struct):
+    """The one thing looked for in a frame that does not fit."""
+
+    ref: Ref = None
+
+
 class Subscribe(Frame, tag="subscribe"):
     """An interest from now on."""
 
@@ -120,7 +126,6 @@ async def converse(exchange: Exchange, filters: Sequence[tuple[str, bool]]) -> w
     )
     with exchange.surface.streaming(session):
         talk = Conversation(exchange, session, socket)
-        clean = False
         if session.agent:
             arrived = exchange.broker.directory.arrive(session, session.agent, keeps=False)
             if isinstance(arrived, Refusal):
@@ -129,10 +134,12 @@ async def converse(exchange: Exchange, filters: Sequence[tuple[str, bool]]) -> w
             for filter_, retained in filters:
                 talk.subscribe(Subscribe(filter=filter_, retained=retained))
             await socket.prepare(exchange.request)
-            clean = await talk.run()
+            await talk.run()
         finally:
             if session.agent:
-                exchange.broker.directory.depart(session, clean=clean or session.ended is not None, keeps=False)
+                # The route may be cancelled the moment the peer's close has been answered; the code is known by then.
+                clean = session.ended is not None or socket.close_code in (WSCloseCode.OK, WSCloseCode.GOING_AWAY)
+                exchange.broker.directory.depart(session, clean=clean, keeps=False)
     return socket
 
 
@@ -147,8 +154,8 @@ class Conversation:
         self._socket = socket
         self._subscriptions: dict[str, Subscription] = {}
 
-    async def run(self) -> bool:
-        """Until the end; whether the client said goodbye."""
+    async def run(self) -> None:
+        """Reads and answers until the end."""
         sending = asyncio.create_task(self._send_news(), name="websocket news")
         try:
             with suppress(ConnectionError, TimeoutError):
@@ -157,7 +164,6 @@ class Conversation:
             sending.cancel()
             # Waited for, so that nobody writes any more; whatever it ended with, the connection has ended too.
             await asyncio.gather(sending, return_exceptions=True)
-        return self._socket.close_code in (WSCloseCode.OK, WSCloseCode.GOING_AWAY)
 
     async def _read(self) -> None:
         async for said in self._socket:
@@ -251,7 +257,7 @@ def _wrong(refusal: Refusal, ref: Ref) -> Wrong:
 def _ref_of(text: str) -> Ref:
     """The ref of a frame that does not fit, so that the client knows which; None if it is not even JSON."""
     try:
-        return msgspec.json.decode(text, type=Frame, strict=False).ref
+        return msgspec.json.decode(text, type=Misfit).ref
     except (msgspec.MsgspecError, UnicodeError):
         return None
 
