@@ -155,8 +155,8 @@ async def _unregister(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _limit(exchange: Exchange) -> web.StreamResponse:
-    agent = own(exchange, exchange.path("agent"))
     order = await exchange.document(LimitRequest)
+    agent = own(exchange, exchange.path("agent"))
     granted(exchange.broker.directory.set_limit(agent.id, order.work_limit))
     return respond(agent_document(agent))
 

@@ -88,7 +88,8 @@ def _operation(definition: Definition, schemas: dict[type, Object]) -> Object:
         if content:
             merged = entry.setdefault("content", {})
             assert isinstance(merged, dict), "content is an object"
-            merged.update(content)
+            for kind, described in content.items():
+                merged[kind] = _either(merged.get(kind), described)
     for status in sorted(statuses(definition) - {reply.status for reply in definition.replies}):
         responses[str(status)] = {
             "description": ALWAYS.get(status) or _MORE[status],
@@ -124,7 +125,17 @@ def _operation(definition: Definition, schemas: dict[type, Object]) -> Object:
 def _content(reply: Reply, schemas: dict[type, Object]) -> Object:
     if reply.document is not None:
         return {JSON: {"schema": schemas[reply.document]}}
-    return {reply.content: {"schema": {"type": "string"}}} if reply.content else {}
+    kind = "object" if reply.content == JSON else "string"
+    return {reply.content: {"schema": {"type": kind}}} if reply.content else {}
+
+
+def _either(known: object, more: object) -> object:
+    """Two documents of one kind under one status: which of them it is depends on what was asked."""
+    if known is None:
+        return more
+    assert isinstance(known, dict), "a media type is an object"
+    assert isinstance(more, dict), "a media type is an object"
+    return {"schema": {"anyOf": [known["schema"], more["schema"]]}}
 
 
 def _parameter(parameter: Parameter, where: str) -> Object:

@@ -32,8 +32,11 @@ from dragoman.broker.principal import ANONYMOUS, Principal
 from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.routing.refusals import Reason, Refusal
+from tests.http.contract import Contract
 
 CURL = shutil.which("curl")
+CONTRACT = Contract()
+"""Every answer that any test sees must be one that /openapi.json documents."""
 
 
 class People:
@@ -69,6 +72,7 @@ class HttpMesh:
     listener: Listener
     url: str
     http: aiohttp.ClientSession
+    contract: Contract
 
     async def ask(
         self, method: str, path: str, *, token: str | None = None, **more: Any
@@ -80,6 +84,7 @@ class HttpMesh:
         url = path if path.startswith("http") else self.url + path
         async with self.http.request(method, url, headers=headers, **more) as answer:
             body = await answer.read()
+            self.contract.check(method, answer.url.raw_path, answer.status, answer.headers.get("Content-Type"), body)
             head = {name.lower(): value for name, value in answer.headers.items()}
             if head.get("content-type", "").startswith(("application/json", "application/problem+json")) and body:
                 return answer.status, json.loads(body), head
@@ -99,6 +104,7 @@ class HttpMesh:
         async with self.http.get(self.url + path, headers=headers, **more) as answer:
             assert answer.status == 200, await answer.text()
             assert answer.content_type == "text/event-stream"
+            self.contract.check("GET", answer.url.raw_path, 200, answer.headers["Content-Type"], None)
             yield Events(answer)
 
 
@@ -180,7 +186,8 @@ async def http_mesh(
     try:
         await listener.start()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
-            yield HttpMesh(broker, people, surface, listener, f"http://{bound_address(sockets[0])}", http)
+            url = f"http://{bound_address(sockets[0])}"
+            yield HttpMesh(broker, people, surface, listener, url, http, CONTRACT)
     finally:
         broker.say_goodbye()
         await listener.stop(1)

@@ -7,13 +7,13 @@ import json
 
 import pytest
 
-from tests.http.http_mesh import CURL, curl, eventually, http_mesh
 from dragoman.adapters.http.session import RequestSession
 from dragoman.adapters.http.settings import HttpSettings
 from dragoman.adapters.serving.web_settings import WebSettings
 from dragoman.broker.channel import Keep
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.principal import EMBEDDED
+from tests.http.http_mesh import CURL, curl, eventually, http_mesh
 
 
 def test_what_is_published_is_read_back_as_it_was():
