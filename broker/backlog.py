@@ -43,9 +43,9 @@ class Backlog:
     __slots__ = (
         "_backlogs",
         "_done",
+        "_exact",
         "_filters",
         "_generation",
-        "_numbers",
         "_open",
         "_reading",
         "_wanted",
@@ -67,7 +67,7 @@ class Backlog:
         self._reading = False
         self._generation = -1
         self._wanted: dict[int, bool] = {}
-        self._numbers: list[int] | None = None
+        self._exact = False
 
     # -- what it reads -------------------------------------------------------------------------------
 
@@ -111,10 +111,14 @@ class Backlog:
             return
         self._generation = core.generation
         self._wanted.clear()
-        self._numbers = None
-        if all(is_exact(f) for f in self._filters):
-            by_name = self._backlogs.channels.by_name
-            self._numbers = [by_name[f].number for f in self._filters if f in by_name]
+        self._exact = all(is_exact(f) for f in self._filters)
+
+    def _numbers(self) -> list[int] | None:
+        """All channels it could want, or None. Asked anew for each scan: a channel may have been created since."""
+        if not self._exact:
+            return None
+        by_name = self._backlogs.channels.by_name
+        return [by_name[f].number for f in self._filters if f in by_name]
 
     def _since(self, name: str) -> int:
         return min((start for f, start in self._filters.items() if matches(f, name)), default=0)
@@ -130,6 +134,11 @@ class Backlog:
     def open_count(self) -> int:
         """Messages taken and not finished."""
         return len(self._open)
+
+    @property
+    def done_count(self) -> int:
+        """Messages finished above one that is not: what the row has to list."""
+        return len(self._done)
 
     def arrived(self, message: Message) -> None:
         """A logged message this reader wants has become visible."""
@@ -167,7 +176,7 @@ class Backlog:
     def _scan(self) -> None:
         self._look_again()
         log = self._backlogs.core.log
-        log.scan(Position(self.next), SCAN_BYTES, self.wants, self._arrived, self._numbers)
+        log.scan(Position(self.next), SCAN_BYTES, self.wants, self._arrived, self._numbers())
 
     def _arrived(self, messages: Sequence[Message], following: int) -> None:
         for message in messages:

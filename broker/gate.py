@@ -5,6 +5,7 @@ and the name decides, and ``default`` decides where none speaks. What no rule ca
 
 - ``$mesh/…`` and ``$SYS/…`` are written by nobody. They may be read unless a rule denies it,
   even where ``default`` is ``deny``: clients rely on presence.
+- ``$mail/…`` is where the mesh keeps mailboxes: nobody reads or writes there, they are asked for by their agent.
 - Administration is for principals with ``admin``; no rule gives it.
 - The embedding program is trusted like the process it is.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
-from dragoman.broker.principal import EMBEDDED, Principal
+from dragoman.broker.principal import EMBEDDED, MESH, Principal
 from dragoman.broker.rules import Rule, covers, matches, names, overlaps
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -67,6 +68,8 @@ _ALLOWS: Final[dict[str, int]] = _DENIES | {
     "read": _READING | 1 << Action.CREATE,
 }
 _OURS: Final = ("$mesh", "$SYS")
+_PRIVATE: Final = "$mail"
+_IN_CHANNELS: Final = (Action.PUBLISH, Action.SUBSCRIBE, Action.READ, Action.JOIN, Action.CREATE)
 _WORDS: Final = ("publish to", "subscribe to", "read", "join", "call", "serve", "register as", "create", "administer")
 
 assert len(_WORDS) == len(Action)
@@ -144,6 +147,10 @@ class Gate:
         """
         if action == Action.ADMIN:
             return Verdict.ALLOW if principal.admin else self._no(principal, action, resource, "it is no administrator")
+        if principal is MESH:
+            return Verdict.ALLOW
+        if resource.startswith(_PRIVATE) and action in _IN_CHANNELS and resource.split("/", 1)[0] == _PRIVATE:
+            return self._no(principal, action, resource, "mail is read through its agent's mailbox alone")
         writing = action == Action.PUBLISH or action == Action.CREATE
         if writing and resource.startswith("$") and resource.split("/", 1)[0] in _OURS:
             return self._no(principal, action, resource, "the mesh alone writes there")

@@ -44,3 +44,6 @@ ANONYMOUS = Principal("anonymous")
 
 EMBEDDED = Principal("embedded", admin=True)
 """The program that embeds the mesh: it holds the object, so it is trusted like the process itself."""
+
+MESH = Principal("$mesh")
+"""The mesh itself, where it reads and writes its own channels (mailboxes, dead letters). No credentials lead to it."""
