@@ -170,6 +170,10 @@ class Calls:
         self._finish(call, CallState.CANCELLED, Outcome(refusal=Refusal(Reason.CANCELLED, "the caller cancelled it")))
         return None
 
+    def named(self, session: Session, reference: str) -> Call | None:
+        """The session's own call of that reference (its ``dedupe``)."""
+        return self._ledger.known(session.principal, session.agent, reference)
+
     def get(self, principal: Principal, call_id: str) -> Call | Refusal:
         """The call with its events, for its caller, its server's principal and administrators."""
         call = self._ledger.calls.get(call_id)

@@ -16,8 +16,9 @@ from dragoman.broker.log.contract import Table, Ticket
 from dragoman.broker.principal import Principal
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.broker.timers import Timers
+from dragoman.broker.verbs import Verbs
 from dragoman.routing.cards import Skill
-from dragoman.routing.message import Message
+from dragoman.routing.message import Envelope, Message
 from dragoman.routing.refusals import Refusal
 
 ALICE = Principal("alice")
@@ -273,5 +274,48 @@ class CallWorld(World):
     def after_crash(self) -> CallWorld:
         clock = ManualClock(self.clock.now_ms())
         return CallWorld(
+            self.settings, gate=self.gate_settings, declared=self.declared, log=Rows(self.log.kept), clock=clock
+        )
+
+
+class VerbWorld(CallWorld):
+    """A world with calls and verbs; ``channels`` is what was said in ordinary ones."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.channels: list[tuple[str, Message]] = []
+        self.verbs = Verbs(
+            self.clock, self.directory, self.calls, self.gate, self.later, self.publish_in_channel, self.settings
+        )
+
+    def publish_in_channel(self, session: Any, message: Message) -> Ticket:
+        message.sender = session.agent
+        self.channels.append((session.principal.name, message))
+        return Ticket(0)
+
+    def say(
+        self, session: FakeSession, name: str, payload: bytes | None = b"", envelope: Envelope | None = None
+    ) -> Ticket | Refusal:
+        """Publishes, and lets the turn end."""
+        answer = self.verbs.publish(session, Message(name, payload, 1, "forged", False, envelope))  # type: ignore[arg-type]
+        self.turn()
+        self.calls.check()
+        self.directory.check()
+        return answer
+
+    def listen(self, session: FakeSession, *filters: str) -> list[Any]:
+        subscriptions = [self.verbs.subscribe(session, filter_, wish=1) for filter_ in filters]  # type: ignore[arg-type]
+        assert not any(isinstance(subscription, Refusal) for subscription in subscriptions), subscriptions
+        self.turn()
+        return subscriptions
+
+    def leave(self, session: FakeSession, *, clean: bool = True, keeps: bool = False) -> None:
+        self.verbs.detach(session)  # type: ignore[arg-type]
+        self.directory.depart(session, clean=clean, keeps=keeps)
+        self.turn()
+
+    def after_crash(self) -> VerbWorld:
+        clock = ManualClock(self.clock.now_ms())
+        return VerbWorld(
             self.settings, gate=self.gate_settings, declared=self.declared, log=Rows(self.log.kept), clock=clock
         )
