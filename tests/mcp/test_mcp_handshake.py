@@ -98,6 +98,8 @@ def test_requests_outside_a_session_are_refused() -> None:
         stranger = {**lines, "Authorization": "Bearer good"}
         assert (await mesh.post(request("tools/list"), stranger))[0] == 404, "a session is its principal's"
         headers = {"Mcp-Session-Id": str(lines["Mcp-Session-Id"])}
+        async with mesh.http.delete(mesh.url, headers={**headers, "MCP-Protocol-Version": "2024-01-01"}) as answer:
+            assert answer.status == 400
         async with mesh.http.delete(mesh.url, headers=headers) as answer:
             assert answer.status == 204
         assert (await mesh.post(request("tools/list"), lines))[0] == 404
@@ -128,7 +130,7 @@ def test_a_call_is_cancelled_by_its_notification_only() -> None:
         again = await mesh.post(request("tools/call", {"name": "slow"}, 7), lines)
         assert again[2]["error"]["code"] == -32600
         for wrong in (8, "7", None, [7]):
-            await mesh.post(note("notifications/cancelled", {"requestId": wrong}), lines)
+            assert (await mesh.post(note("notifications/cancelled", {"requestId": wrong}), lines))[0] == 202
         assert not mesh.calls.started[0].cancelled.is_set()
         await mesh.post(note("notifications/cancelled", {"requestId": 7}), lines)
         await asyncio.wait_for(mesh.calls.started[0].cancelled.wait(), 5)
@@ -165,7 +167,7 @@ def test_the_stream_of_a_session_tells_of_new_tools() -> None:
         async with mesh.http.get(mesh.url, headers={**headers, "Accept": "text/event-stream"}) as stream:
             assert stream.content_type == "text/event-stream"
             async with mesh.http.get(mesh.url, headers={**headers, "Accept": "text/event-stream"}) as second:
-                assert second.status == 409
+                assert second.status == 429, "a principal has so many streams"
             mesh.add("t1", Skill("x"))
             assert (await next_event(stream.content))["method"] == "notifications/tools/list_changed"
             mesh.add("t2", Skill("y"))
@@ -173,7 +175,19 @@ def test_the_stream_of_a_session_tells_of_new_tools() -> None:
         async with mesh.http.delete(mesh.url, headers=headers) as answer:
             assert answer.status == 204
 
-    run(body, tools_changed_debounce_s=0.0)
+    run(body, tools_changed_debounce_s=0.0, listens_per_principal_max=1)
+
+
+def test_a_session_has_one_stream() -> None:
+    async def body(mesh: McpMesh) -> None:
+        lines = await opened(mesh)
+        headers = {name: str(value) for name, value in lines.items()} | {"Accept": "text/event-stream"}
+        async with mesh.http.get(mesh.url, headers=headers) as stream:
+            assert stream.status == 200
+            async with mesh.http.get(mesh.url, headers=headers) as second:
+                assert second.status == 409
+
+    run(body)
 
 
 def test_requests_of_one_session_are_bounded() -> None:

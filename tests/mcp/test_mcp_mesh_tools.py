@@ -195,6 +195,7 @@ def test_joining_again_is_the_same_cursor_and_another_channel_is_a_conflict() ->
 
 def test_cursors_are_bounded_and_end_with_their_lease() -> None:
     async def body(mesh: McpMesh) -> None:
+        assert text(await mesh.call("mesh_join", {"channel": "a/#/b"})).startswith("filter-invalid: ")
         joined = await mesh.call("mesh_join", {"channel": "a", "lease_s": 0.01})
         refused = await mesh.call("mesh_join", {"channel": "b"})
         assert text(refused).startswith("quota-exceeded: ")
