@@ -24,29 +24,27 @@ from dragoman.adapters.http.definitions import (
 from dragoman.adapters.http.documents import (
     ChannelDocument,
     ChannelsDocument,
+    DeclareRequest,
     PageDocument,
     PublishedDocument,
-    message_document,
 )
-from dragoman.adapters.http.mapping import content_type_of, envelope_of, fields_of
+from dragoman.adapters.http.mapping import envelope_of
 from dragoman.adapters.http.publishing import kept, publish
-from dragoman.adapters.http.session import Gap, RequestSession, StreamSession
+from dragoman.adapters.http.reading import STARTS, one_message, page_of, place_of
+from dragoman.adapters.http.session import RequestSession
 from dragoman.adapters.http.streams import LAST_EVENT_ID, STREAM_REPLY, SWITCHED, Interest, resumed, stream
 from dragoman.adapters.http.websocket import converse
 from dragoman.adapters.serving.sse import wants_events
 from dragoman.adapters.serving.web import body
 from dragoman.broker.channel import Channel, Keep
-from dragoman.broker.pump import Page
-from dragoman.broker.subscription import Place, Start
+from dragoman.broker.subscription import Start
 from dragoman.routing.message import Message
-from dragoman.routing.names import check_filter, is_exact, matches, shown, to_path
-from dragoman.routing.refusals import Reason, Refusal, RefusedError
+from dragoman.routing.names import check_filter, is_exact, matches, to_path
+from dragoman.routing.refusals import RefusedError
 
 LIST_MAX: Final = 1_000
 LOOKED_AT_PER_TURN: Final = 5_000
 """Channels looked at before the loop may do something else."""
-
-_STARTS: Final = {start.value: start for start in Start}
 
 
 # -- saying ------------------------------------------------------------------------------------------
@@ -96,138 +94,26 @@ async def _get(exchange: Exchange, name: str) -> web.StreamResponse:
     if wants_events(exchange.header(hdrs.ACCEPT) or ""):
         return await _events(exchange, name)
     if exchange.flag("last") or exchange.flag("retained"):
-        return _value(exchange, name)
-    return respond(await _page(exchange, name))
+        return one_message(exchange, name)
+    return respond(await page_of(exchange, name))
 
 
 async def _events(exchange: Exchange, name: str) -> web.StreamResponse:
-    place = resumed(exchange) or _place(exchange)
-    start = _STARTS[exchange.text("start") or "new"]
+    place = resumed(exchange) or place_of(exchange)
+    start = STARTS[exchange.text("start") or "new"]
     fresh = place is None and start is Start.NEW
     retained = exchange.flag("retained")
     return await stream(exchange, [Interest(name, place or start, fresh if retained is None else retained)])
 
 
-def _place(exchange: Exchange) -> Place | None:
-    """Where the query says to begin, in which creation of the channel."""
-    number, offset = _number(exchange), exchange.integer("offset")
-    if number is None or offset is None:
-        return None
-    return number, offset
+# -- declaring ---------------------------------------------------------------------------------------
 
 
-def _number(exchange: Exchange) -> int | None:
-    text = exchange.text("number")
-    if text is None:
-        return None
-    try:
-        if len(text) <= 16 and f"{int(text, 16):x}" == text:
-            return int(text, 16)
-    except ValueError:
-        pass
-    raise invalid(f"number is a channel's number in hexadecimal, such as 1a, not {shown(text)}")
-
-
-def _value(exchange: Exchange, name: str) -> web.StreamResponse:
-    """The newest or the retained message itself: its payload as it was sent, the rest as headers."""
-    broker = exchange.broker
-    session = RequestSession(exchange.principal, exchange.agent)
-    if not broker.may_read(session, name):
-        raise RefusedError(Refusal(Reason.NOT_AUTHORIZED, f"{exchange.principal.name!r} may not read {shown(name)}"))
-    message = broker.retained_of(name) if exchange.flag("retained") else None
-    if message is None and exchange.flag("last"):
-        message = broker.last_of(name)
-    if message is None:
-        raise RefusedError(Refusal(Reason.UNKNOWN_CHANNEL, f"{shown(name)} holds no such message now"))
-    headers = [*fields_of(message, broker.clock.now_ms()), ("X-Content-Type-Options", "nosniff")]
-    # Anybody may have said anything here, and a browser must not run it as a page of ours.
-    headers.append(("Content-Security-Policy", "sandbox; default-src 'none'"))
-    response = web.Response(status=204 if message.payload is None else 200, body=message.payload)
-    for field, value in headers:
-        response.headers.add(field, value)
-    if message.payload is not None:
-        response.headers[hdrs.CONTENT_TYPE] = content_type_of(message)
-    return response
-
-
-async def _page(exchange: Exchange, name: str) -> PageDocument:
-    number, offset = _number(exchange), exchange.integer("offset")
-    wait_ms = exchange.integer("wait_ms") or 0
-    start = _STARTS[exchange.text("start") or "earliest"]
-    channel = exchange.broker.channels.find(name)
-    restarted = number is not None and channel is not None and channel.number != number
-    if restarted:
-        offset = None
-    elif offset is None and channel is not None and start is not Start.EARLIEST:
-        last = channel.last if start is Start.LAST else None
-        offset = channel.visible if last is None else last.offset
-    session = RequestSession(exchange.principal, exchange.agent)
-    result = await _read(exchange, session, name, offset)
-    missing = isinstance(result, Refusal) and result.reason is Reason.UNKNOWN_CHANNEL
-    if wait_ms and (missing or (isinstance(result, Page) and not result.messages)):
-        place = Start.EARLIEST if isinstance(result, Refusal) else (result.number, result.next_offset)
-        lost = 0 if isinstance(result, Refusal) else result.lost
-        return await _wait(
-            exchange, name, place, wait_ms, restarted=restarted or (missing and number is not None), lost=lost
-        )
-    return _page_document(exchange, name, granted(result), restarted=restarted)
-
-
-async def _read(exchange: Exchange, session: RequestSession, name: str, offset: int | None) -> Page | Refusal:
-    settings = exchange.surface.settings
-    done: asyncio.Future[Page | Refusal] = asyncio.get_running_loop().create_future()
-    exchange.broker.read(
-        session, name, offset, settings.page_max_bytes, lambda r: None if done.done() else done.set_result(r)
-    )
-    try:
-        async with asyncio.timeout(settings.confirm_max_ms / 1000):
-            return await done
-    except TimeoutError:
-        return Refusal(Reason.BUSY, "the log takes too long to read", 1_000)
-
-
-def _page_document(exchange: Exchange, name: str, page: Page, *, restarted: bool) -> PageDocument:
-    limit = exchange.integer("limit") or exchange.surface.settings.page_max_messages
-    now_ms = exchange.broker.clock.now_ms()
-    messages = page.messages[:limit]
-    complete = len(messages) == len(page.messages)
-    return PageDocument(
-        channel=name,
-        number=f"{page.number:x}",
-        first_offset=page.first_offset,
-        next_offset=page.next_offset if complete else messages[-1].offset + 1,
-        messages=[message_document(m) for m in messages if not m.expired(now_ms)],
-        lost=page.lost,
-        restarted=restarted,
-    )
-
-
-async def _wait(
-    exchange: Exchange, name: str, start: Start | Place, wait_ms: int, *, restarted: bool, lost: int
-) -> PageDocument:
-    """Holds the request until something is said. A reader that polls is no member: it speaks as no agent."""
-    broker, surface = exchange.broker, exchange.surface
-    session = StreamSession(broker, exchange.principal, "", surface.settings)
-    with surface.streaming(session):
-        granted(broker.subscribe(session, name, wish=1, start=start, retained=False))
-        await session.wait(min(wait_ms, surface.settings.wait_max_ms))
-        if session.ended is not None:
-            raise RefusedError(session.ended)
-        messages: list[Message] = []
-        for item in session.take():
-            if isinstance(item, Gap):
-                lost += item.missing
-            else:
-                messages.append(item.message)
-        channel = broker.channels.find(name)
-        assert channel is not None, f"{name!r} is subscribed to and has gone"
-        following = messages[-1].offset + 1 if messages else channel.visible
-        page = Page(messages, number=channel.number, next_offset=following, first_offset=_first(channel), lost=lost)
-        return _page_document(exchange, name, page, restarted=restarted)
-
-
-def _first(channel: Channel) -> int:
-    return channel.ring.first_offset if len(channel.ring) else channel.visible
+async def _declare(exchange: Exchange, name: str) -> web.StreamResponse:
+    order = await exchange.document(DeclareRequest)
+    keep = Keep[order.keeps.upper()]
+    channel = granted(exchange.broker.declare(RequestSession(exchange.principal, exchange.agent), name, keep))
+    return respond(channel_document(channel))
 
 
 # -- listing -----------------------------------------------------------------------------------------
@@ -293,6 +179,16 @@ async def _publish_by_query(exchange: Exchange) -> web.StreamResponse:
     return await _publish(exchange, name)
 
 
+async def _declare_by_path(exchange: Exchange) -> web.StreamResponse:
+    return await _declare(exchange, exchange.path("name"))
+
+
+async def _declare_by_query(exchange: Exchange) -> web.StreamResponse:
+    name = exchange.text("name")
+    assert name is not None, "name is declared as required"
+    return await _declare(exchange, name)
+
+
 async def _get_by_path(exchange: Exchange) -> web.StreamResponse:
     return await _get(exchange, exchange.path("name"))
 
@@ -322,7 +218,7 @@ _SAYING_FIELDS: Final = (
 _READING: Final = (
     Parameter("offset", "begin here; without it at the oldest message, or as `start` says", "integer"),
     Parameter("number", "the channel's number the offset belongs to: a newer creation is then told as a gap"),
-    Parameter("start", "where to begin without an offset", choices=tuple(_STARTS)),
+    Parameter("start", "where to begin without an offset", choices=tuple(STARTS)),
     Parameter("limit", "the most messages in one page", "integer", low=1, high=100_000),
     Parameter("wait_ms", "if there is nothing yet, wait so long for something", "integer", high=86_400_000),
     Parameter("last", "true: the newest message itself, not a page", "flag"),
@@ -339,6 +235,7 @@ _READ: Final = (
     STREAM_REPLY,
     SWITCHED,
 )
+_DECLARED: Final = (Reply(200, "The channel as it is now", ChannelDocument),)
 _SAYING_PROBLEMS: Final = (404, 415, 504, 507)
 
 DEFINITIONS: Final = (
@@ -371,6 +268,30 @@ DEFINITIONS: Final = (
         fields=_SAYING_FIELDS,
         raw_body=True,
         problems=_SAYING_PROBLEMS,
+    ),
+    Definition(
+        "PUT",
+        "/v1/channels",
+        "declareByQuery",
+        "channels",
+        "Say what the channel called ?name= is to keep",
+        _declare_by_query,
+        replies=_DECLARED,
+        query=(Parameter("name", _NAME_IN_QUERY, "channel", required=True),),
+        fields=(AGENT,),
+        body=DeclareRequest,
+    ),
+    Definition(
+        "PUT",
+        "/v1/channels/{name}",
+        "declareChannel",
+        "channels",
+        "Say what a channel is to keep on disk",
+        _declare_by_path,
+        replies=_DECLARED,
+        parameters=(_NAME,),
+        fields=(AGENT,),
+        body=DeclareRequest,
     ),
     Definition(
         "GET",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Literal
 
 import msgspec
 
@@ -88,6 +89,12 @@ class GapDocument(Document):
     channel: str = ""
     count: int = 0
     detail: str = ""
+
+
+class DeclareRequest(Request):
+    """What a channel is to keep in the log: ``none``, ``acked`` (what wishes at least once) or ``all``."""
+
+    keeps: Literal["none", "acked", "all"]
 
 
 class ChannelDocument(Document):

@@ -57,4 +57,3 @@ class HttpSettings:
         5_000, unit="ms", low=0, why="how long a call is answered in place if the caller does not say: Prefer: wait=n"
     )
     ready_max_ms: int = key(2_000, unit="ms", low=100, why="the deadline of the readiness probe's message and commit")
-    stop_max_ms: int = key(5_000, unit="ms", low=0, why="how long open requests may take to end when the mesh stops")

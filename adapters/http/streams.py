@@ -130,7 +130,8 @@ def _event(item: Delivery | Gap) -> bytes:
     message = item.message
     document = message_document(message, retained=item.replay)
     # A retained value is older than where the reader is: with its id the reader would come back to the wrong place.
-    return frame(msgspec.json.encode(document), id="" if item.replay else message.id)
+    # What a verb delivers has no place at all.
+    return frame(msgspec.json.encode(document), id="" if item.replay or not message.number else message.id)
 
 
 async def _over_filters(exchange: Exchange) -> web.StreamResponse:

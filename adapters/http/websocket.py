@@ -215,6 +215,8 @@ class Conversation:
     async def _publish(self, order: Publish) -> Ack:
         message = _message(order, self._broker.clock.now_ms())
         await publish(self._broker, self._session, message, order.idempotency_key, self._settings.confirm_max_ms)
+        if not message.number:
+            return Ack(ref=order.ref)
         return Ack(ref=order.ref, id=message.id, kept=kept(self._broker, message))
 
     async def _send_news(self) -> None:

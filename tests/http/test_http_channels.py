@@ -7,12 +7,11 @@ import json
 
 import pytest
 
-from dragoman.adapters.http.session import RequestSession
 from dragoman.adapters.http.settings import HttpSettings
 from dragoman.adapters.serving.web_settings import WebSettings
-from dragoman.broker.channel import Keep
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
-from dragoman.broker.principal import EMBEDDED
+from dragoman.broker.log.disk_log import DiskLog
+from dragoman.broker.log.settings import LogSettings
 from tests.http.http_mesh import CURL, curl, eventually, http_mesh
 
 
@@ -213,14 +212,22 @@ def test_cloudevents_come_and_go_in_binary_and_structured_mode():
     asyncio.run(main())
 
 
-def test_a_durable_channel_answers_after_its_commit_and_507_when_the_log_is_full():
+def test_what_a_declared_channel_keeps_is_there_after_a_restart(tmp_path):
     async def main():
-        async with http_mesh() as mesh:
-            session = RequestSession(EMBEDDED, "")
-            mesh.broker.declare(session, "d", Keep.ALL)
-            answer = await mesh.publish("d", "x")
-            assert answer["kept"] == "memory"
-            assert mesh.broker.log.bounds(int(answer["number"], 16)) == (0, 1)
+        async with http_mesh(log=DiskLog(LogSettings(tmp_path))) as mesh:
+            status, channel, _ = await mesh.ask("PUT", "/v1/channels/d", json={"keeps": "acked"})
+            assert (status, channel["declared"]) == (200, "acked")
+            assert (await mesh.publish("d", "safe"))["kept"] == "log"
+            assert (await mesh.publish("d", "not", wish="0"))["kept"] == "memory"
+            headers = {"Idempotency-Key": "once"}
+            _, first, _ = await mesh.ask("POST", "/v1/channels/d", data="safe too", headers=headers)
+        async with http_mesh(log=DiskLog(LogSettings(tmp_path))) as mesh:
+            _, again, _ = await mesh.ask("POST", "/v1/channels/d", data="safe too", headers=headers)
+            assert again == first
+            _, page, _ = await mesh.ask("GET", "/v1/channels/d")
+            assert [m["payload"] for m in page["messages"]] == ["safe", "safe too"]
+            assert page["number"] == first["number"]
+            assert (await mesh.ask("GET", "/readyz"))[0] == 200
 
     asyncio.run(main())
 

@@ -20,6 +20,7 @@ EVENTS = {"Accept": "text/event-stream"}
 async def _channels(mesh: HttpMesh) -> None:
     await mesh.publish("c", "x")
     for path in ("/v1/channels/c", "/v1/channels?name=c"):
+        await mesh.ask("PUT", path, json={"keeps": "all"})
         await mesh.ask("POST", path, data="x")
         await mesh.ask("GET", path)
         await mesh.ask("GET", path + ("&" if "?" in path else "?") + "last=true")
