@@ -59,6 +59,11 @@ class Background:
         self._early_bytes = min(settings.move_bytes, settings.hot_bytes // 2)
 
     @property
+    def steps(self) -> int:
+        """How many steps of the mover have ended."""
+        return self.moves + self.failures
+
+    @property
     def full(self) -> bool:
         """Whether so much waits that commits should too."""
         return self.unmoved_bytes > self._settings.hot_bytes

@@ -25,12 +25,13 @@ _PLACE_MARGIN: Final = 64
 class Slice:
     """A stretch of the log as stored: records by channel, not yet unpacked."""
 
-    __slots__ = ("following", "records")
+    __slots__ = ("after", "following", "records")
 
     def __init__(self, records: list[tuple[int, bytes]], following: int) -> None:
         self.records = records
         self.following = following
-        """The position after the stretch; 0 = the index ends here."""
+        """Where the next stretch begins; 0 = the index ends here, with the last message before ``after``."""
+        self.after = 1 + max((batch_at(record, 0, len(record)).last_position for _, record in records), default=0)
 
 
 @final

@@ -165,10 +165,12 @@ class DiskLog:
         mover.keep_files = True
         try:
             # A step that began before this may still be removing.
-            await self._until(lambda: not self._background.busy)
+            steps = self._background.steps
+            await self._until(lambda: not self._background.busy or self._background.steps > steps)
             yield self._store
         finally:
             mover.keep_files = False
+            self._background.more = True
 
     # -- writing -----------------------------------------------------------------------------------
 

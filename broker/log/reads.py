@@ -104,7 +104,8 @@ class Reads:
             found = self._answer(outcome, then, position)
             # Asked on the loop: what is wanted is the broker's state.
             chosen = {number for number in {number for number, _ in found.records} if wanted(number)}
-            following = found.following or end
+            # The index may have grown past ``end`` while the job waited.
+            following = found.following or max(end, found.after)
             if chosen:
                 self._scan_job(
                     lambda: (self._cold.unpack(found, chosen, position), following), position, max_bytes, then

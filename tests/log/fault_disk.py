@@ -65,7 +65,7 @@ class FaultDisk(Disk):
         fail_at: int = 0,
         code: int = errno.EIO,
         cut_at: int = 0,
-        half: bool = False,
+        part: float = 0,
     ) -> None:
         super().__init__(folder)
         self.medium = medium
@@ -76,10 +76,10 @@ class FaultDisk(Disk):
         self._fail_at = fail_at
         self._code = code
         self._cut_at = cut_at
-        self._half = half
+        self._part = part
 
     def _call(self, what: str) -> bool:
-        """Counts a call; whether it is to fail half-way."""
+        """Counts a call; whether it is to fail after part of its work."""
         if self.dead:
             raise PowerCut
         self.calls += 1
@@ -88,7 +88,7 @@ class FaultDisk(Disk):
             self.dead = True
             raise PowerCut
         if self.calls == self._fail_at:
-            if what.startswith("write") and self._half:
+            if what.startswith("write") and self._part:
                 return True
             if what.startswith("flush journal"):
                 self.medium.seen[what.removeprefix("flush ")].poisoned = True
@@ -109,12 +109,12 @@ class FaultDisk(Disk):
     def write(self, name: str, offset: int, content: bytes) -> int:
         file = self.medium.seen[name]
         assert not file.poisoned, f"{name} is written to after a failed flush"
-        half = self._call(f"write {name}")
+        failing = self._call(f"write {name}")
         assert offset <= len(file.seen), "a hole"
-        if half:
-            content = content[: len(content) // 2]
+        if failing:
+            content = content[: int(len(content) * self._part)]
         file.seen[offset : offset + len(content)] = content
-        if half:
+        if failing:
             raise OSError(self._code, os.strerror(self._code))
         return len(content)
 

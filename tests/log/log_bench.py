@@ -75,6 +75,13 @@ class Opened:
         self.in_call = False
         log.open(self._committed, self._refused)
 
+    @classmethod
+    def of(cls, log: WaitingLog) -> Opened:
+        """A log that is open already, for reading."""
+        opened = cls.__new__(cls)
+        opened.log = log
+        return opened
+
     def _committed(self, ticket: Ticket) -> None:
         assert not self.in_call, "on_commit from within a call"
         self.answers.append((ticket, None))

@@ -18,8 +18,11 @@ from dragoman.broker.clock import ManualClock
 from dragoman.broker.log import upkeep
 from dragoman.broker.log.contract import EVERYTHING, LogError, Table
 from dragoman.broker.log.disk_log import DiskLog
+from dragoman.broker.log.frames import pack_frame
+from dragoman.broker.log.hot import HotTail, Lane
 from dragoman.broker.log.settings import LogSettings
 from dragoman.broker.log.store import Store
+from dragoman.broker.log.weight import weight
 from dragoman.routing.message import Message
 
 
@@ -279,7 +282,7 @@ def test_newer_formats_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_hot_backup_is_a_log_as_of_some_commit(tmp_path: Path) -> None:
-    settings = replace(settings_for(tmp_path / "log"), hot_bytes=1)
+    settings = replace(settings_for(tmp_path / "log"), hot_bytes=1, journal_bytes_max=6000)
     copied: list[int] = []
 
     async def scene(opened: Opened, log: DiskLog) -> None:
@@ -356,14 +359,104 @@ def test_commits_wait_when_the_background_cannot_keep_up(tmp_path: Path) -> None
 
     async def scene(opened: Opened, log: DiskLog) -> None:
         await log.idle()
-        most = 0
-        for offset in range(50):
+        log._background.busy = True
+        for offset in range(20):
             opened.append(said(1, offset, b"x" * 500))
-            await asyncio.sleep(0)
-            most = max(most, log.statistics()["unmoved_bytes"])
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert log.statistics()["unmoved_bytes"] < 2000
+        assert log.uncommitted_bytes() > 16 * 500
+        assert len(await opened.all_of(1)) == log.bounds(1)[1] == 2
+        log._background.busy = False
+        log._background.hurry()
         await log.idle()
-        assert most < 3000
-        assert len(await opened.all_of(1)) == 50
+        assert len(await opened.all_of(1)) == 20
+
+    play(settings, scene)
+
+
+def test_a_row_put_again_while_the_first_is_moved_is_not_forgotten(tmp_path: Path) -> None:
+    async def scene(opened: Opened, log: DiskLog) -> None:
+        await log.idle()
+        opened.put(Table.CURSORS, b"k", b"1")
+        await log.committed()
+        log._background.hurry()
+        opened.put(Table.CURSORS, b"k", b"2")
+        for _ in range(10):
+            assert log.get(Table.CURSORS, b"k") == b"2"
+            await asyncio.sleep(0)
+
+    play(settings_for(tmp_path), scene)
+
+
+def test_what_lmdb_does_not_have_stays_in_memory(tmp_path: Path) -> None:
+    hot = HotTail(1, 1)
+    for commit in (1, 2):
+        message = said(1, commit)
+        message.position = commit
+        hot.lanes.setdefault(1, Lane()).appended = commit + 1
+        frame, _ = pack_frame(b"12345678", commit, commit, {1: [message]}, [], [])
+        hot.commit(frame, [message], {1: [message]})
+    hot.moved(1)
+    assert hot.read(1, 1, 100) is None
+    assert [m.offset for m in hot.read(1, 2, 100) or ()] == [2]
+    hot.moved(2)
+    assert hot.read(1, 2, 100) is None
+
+
+def test_a_batch_released_in_part_counts_for_the_rest_even_when_settled(tmp_path: Path) -> None:
+    settings = replace(settings_for(tmp_path), hot_bytes=1, journal_bytes_max=0)
+    each = weight(said(1, 0, b"x" * 100))
+
+    async def scene(opened: Opened, log: DiskLog) -> None:
+        for offset in range(10):
+            opened.append(said(1, offset, b"x" * 100))
+        await log.idle()
+        log.release(1, 4)
+        await fill(opened, range(2, 3), range(60))
+        await log.idle()
+        assert len(list(log._store.settled_records())) > 0
+        log.release(1, 7)
+        await log.idle()
+        assert dict(log._store.lanes())[1][2] == 3 * each
+        log.release(1, 10)
+        await log.idle()
+        assert dict(log._store.lanes())[1][2] == 0
+
+    play(settings, scene)
+
+
+def test_a_frame_read_before_it_was_settled_is_not_taken_for_its_region(tmp_path: Path) -> None:
+    settings = replace(settings_for(tmp_path), hot_bytes=1, journal_bytes_max=8000)
+
+    async def scene(opened: Opened, log: DiskLog) -> None:
+        given = await fill(opened, range(1, 3), range(10))
+        await log.idle()
+        first, following = await opened.scan(1)
+        assert [m.position for m in first] == [1, 2]
+        given += await fill(opened, range(1, 3), range(10, 60))
+        await log.idle()
+        assert log.statistics()["settled_bytes"] > 0
+        assert [facts(m) for m in await opened.all_in_order(following)] == [facts(m) for m in given[2:]]
+
+    play(settings, scene)
+
+
+def test_nothing_is_removed_while_a_backup_runs(tmp_path: Path) -> None:
+    settings = replace(settings_for(tmp_path), hot_bytes=1)
+
+    async def scene(opened: Opened, log: DiskLog) -> None:
+        await fill(opened, range(1, 3), range(60))
+        await log.idle()
+        files = journal_files(tmp_path)
+        async with log.files_kept():
+            for number in (1, 2):
+                log.release(number, 60)
+            await log.idle()
+            assert set(files) <= set(journal_files(tmp_path))
+        await fill(opened, range(1, 2), range(60, 61))
+        await log.idle()
+        assert len(journal_files(tmp_path)) <= 2 < len(files)
 
     play(settings, scene)
 

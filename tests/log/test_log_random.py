@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_bench import Opened, facts, said
@@ -104,7 +105,8 @@ async def check(opened: Opened, model: Model, *, hot: bool) -> None:
             assert opened.log.bytes_of(number) == sum(map(weight, mine))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(STEPS, st.sampled_from([1, 2000, 1 << 20]))
 def test_random_operations_agree_with_a_model(steps: list[Step], hot_bytes: int) -> None:
     async def main(folder: Path) -> None:
