@@ -37,12 +37,14 @@ class Backlog:
 
     ``offer`` is asked to take a message (False: no credit; it is offered again after ``resume``). A taken
     message is open until ``finish`` is called with its position. ``credit`` of the reader is its own
-    business; what is open is bounded by ``broker.cursor_done_max``.
+    business; what is open is bounded by ``broker.cursor_done_max``. ``saved`` is called when the
+    reader's place has been put into the open commit.
     """
 
     __slots__ = (
         "_backlogs",
         "_done",
+        "_epoch",
         "_exact",
         "_filters",
         "_generation",
@@ -53,6 +55,7 @@ class Backlog:
         "key",
         "next",
         "offer",
+        "saved",
     )
 
     def __init__(self, backlogs: Backlogs, key: bytes, offer: Callable[[Message], bool], row: CursorRow) -> None:
@@ -65,7 +68,9 @@ class Backlog:
         self.next = row.low
         self.behind = True
         self._reading = False
+        self._epoch = 0
         self._generation = -1
+        self.saved: Callable[[], object] | None = None
         self._wanted: dict[int, bool] = {}
         self._exact = False
 
@@ -84,7 +89,8 @@ class Backlog:
         self._filters[filter_] = core.log.end()
         core.readers.add(filter_, self)
         core.changed()
-        self._backlogs.dirty(self)
+        # At once, not with the next flush: who was told that it subscribes must find what comes now after a crash.
+        self._backlogs.save(self)
 
     def unwatch(self, filter_: str) -> None:
         """No longer reads this filter; what is open stays open."""
@@ -93,7 +99,7 @@ class Backlog:
         core = self._backlogs.core
         core.readers.remove(filter_, self)
         core.changed()
-        self._backlogs.dirty(self)
+        self._backlogs.save(self)
 
     def wants(self, number: int) -> bool:
         """Whether messages of this channel are for this reader."""
@@ -161,11 +167,16 @@ class Backlog:
             self._done.add(position)
         self._backlogs.dirty(self)
 
-    def reopen(self) -> None:
-        """The reader is gone: what was open is offered anew when it comes back, what is done stays done."""
-        self.next = self.low
-        self._open.clear()
+    def pause(self) -> None:
+        """The reader is gone for now. What is open stays open: it is the reader's to go on with when it comes back."""
         self.behind = True
+        self._reading = False
+        self._epoch += 1
+
+    def settled(self, position: int) -> None:
+        """Beside its own row the reader knows that this is done with. Before anything is offered."""
+        if position >= self.next:
+            self._done.add(position)
 
     def resume(self) -> None:
         """The reader has credit: goes on from its place until it has none or is caught up."""
@@ -176,9 +187,12 @@ class Backlog:
     def _scan(self) -> None:
         self._look_again()
         log = self._backlogs.core.log
-        log.scan(Position(self.next), SCAN_BYTES, self.wants, self._arrived, self._numbers())
+        epoch = self._epoch
+        log.scan(Position(self.next), SCAN_BYTES, self.wants, lambda m, n: self._arrived(epoch, m, n), self._numbers())
 
-    def _arrived(self, messages: Sequence[Message], following: int) -> None:
+    def _arrived(self, epoch: int, messages: Sequence[Message], following: int) -> None:
+        if epoch != self._epoch:
+            return
         for message in messages:
             if not self._take(message):
                 self._reading = False
@@ -189,10 +203,10 @@ class Backlog:
             self.behind = False
             self._backlogs.dirty(self)
             return
-        self._backlogs.core.loop.call_soon(self._go_on)
+        self._backlogs.core.loop.call_soon(self._go_on, epoch)
 
-    def _go_on(self) -> None:
-        if self._reading:
+    def _go_on(self, epoch: int) -> None:
+        if epoch == self._epoch:
             self._scan()
 
     def _take(self, message: Message) -> bool:
@@ -250,6 +264,7 @@ class Backlogs:
 
     def close(self, backlog: Backlog) -> None:
         """The reader is no more: nothing is kept for it."""
+        backlog.pause()
         del self._all[backlog.key]
         self._dirty.pop(backlog, None)
         for filter_ in backlog.filters:
@@ -273,6 +288,12 @@ class Backlogs:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for backlog in self._dirty:
-            self.core.log.put(Table.CURSORS, backlog.key, encode_row(backlog.row()))
-        self._dirty.clear()
+        for backlog in list(self._dirty):
+            self.save(backlog)
+
+    def save(self, backlog: Backlog) -> None:
+        """Puts the reader's row into the open commit."""
+        self._dirty.pop(backlog, None)
+        self.core.log.put(Table.CURSORS, backlog.key, encode_row(backlog.row()))
+        if backlog.saved is not None:
+            backlog.saved()

@@ -106,9 +106,10 @@ class Broker:
 
     def say_goodbye(self) -> None:
         """Takes no new work and ends every session in its own protocol's words. Before ``stop``; idempotent."""
-        self._stopping = True
+        # First the goodbyes: what a session leaves behind, such as a will, is still said.
         for session in list(self._sessions):
             session.close(Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down"))
+        self._stopping = True
 
     async def stop(self) -> None:
         """Makes everything safe and closes the log. After the listeners are done."""

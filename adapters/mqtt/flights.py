@@ -13,21 +13,48 @@ if TYPE_CHECKING:
     from dragoman.adapters.mqtt.standing import Flight
 
 
-def resend(session: MqttSession) -> None:
-    """A resumed session: what lives only in memory goes out again with its id [4.4.0-1].
+def begin_again(session: MqttSession) -> None:
+    """A resumed session: what was under way goes out again, in its order and with its ids [4.4.0-1, 4.6.0-1].
 
-    The rest is offered by its backlog, and finds its id there.
+    What a restart has left without its message is offered by the backlog, and finds its id then.
     """
-    for packet_id, flight in session.standing.flights.items():
-        if flight.released and not flight.position:
+    flights = session.standing.flights
+    session.again = dict.fromkeys(i for i, flight in flights.items() if flight.released or flight.message is not None)
+    go_on(session)
+
+
+def go_on(session: MqttSession) -> bool:
+    """Resends as much as the client's window and the connection take. True: nothing is left to resend."""
+    again = session.again
+    while again:
+        packet_id = next(iter(again))
+        flight = session.standing.flights[packet_id]
+        if session.full or (session.window >= session.inflight_max and not flight.released):
+            session.starved = True
+            return False
+        del again[packet_id]
+        if flight.released:
             session.send(encode_pubrel(session.version, packet_id))
-        elif not flight.position and flight.message is not None:
-            message = flight.message
-            properties = mapping.properties_of(message, (), session.realm.core.now_ms) if session.version == 5 else b""
-            topic, payload = message.name.encode(), message.payload or b""
-            session.send(
-                encode_publish(session.version, topic, payload, flight.qos, False, True, packet_id, properties)
-            )
+        else:
+            _resend(session, packet_id, flight)
+    return True
+
+
+def _resend(session: MqttSession, packet_id: int, flight: Flight) -> None:
+    message = flight.message
+    assert message is not None
+    properties = b""
+    if session.version == 5 and (message.envelope is not None or flight.identifiers):
+        properties = mapping.properties_of(message, flight.identifiers, session.realm.core.now_ms)
+    topic, payload = message.name.encode(), message.payload or b""
+    frame = encode_publish(session.version, topic, payload, flight.qos, flight.retain, True, packet_id, properties)
+    if len(frame) > session.packet_max:
+        session.realm.metrics.drop("larger-than-receiver-takes")
+        session.realm.standings.landed(session.standing, packet_id)
+        return
+    flight.sent = True
+    session.window += 1
+    session.send(frame)
 
 
 def acked(session: MqttSession, packet_id: int, code: int) -> None:
@@ -39,7 +66,7 @@ def acked(session: MqttSession, packet_id: int, code: int) -> None:
 
 
 def received(session: MqttSession, packet_id: int, code: int) -> None:
-    """PUBREC: the receiver has it, or has refused it."""
+    """PUBREC: the receiver has it, or has refused it. PUBREL leaves when that is safe: then no PUBLISH may follow."""
     flight = session.standing.flights.get(packet_id)
     if flight is None or flight.qos != 2:
         code = Code.PACKET_IDENTIFIER_NOT_FOUND if session.version == 5 else 0
@@ -48,10 +75,10 @@ def received(session: MqttSession, packet_id: int, code: int) -> None:
     if code >= 0x80:
         _land(session, packet_id, flight, code)
         return
-    if not flight.released:
-        flight.released = True
-        session.realm.standings.fly(session.standing, packet_id, flight)
-    session.send(encode_pubrel(session.version, packet_id))
+    flight.released = True
+    session.again.pop(packet_id, None)
+    ticket = session.realm.standings.fly(session.standing, packet_id, flight)
+    session.send_after(ticket, encode_pubrel(session.version, packet_id))
 
 
 def completed(session: MqttSession, packet_id: int) -> None:
@@ -66,6 +93,13 @@ def _land(session: MqttSession, packet_id: int, flight: Flight, code: int) -> No
         session.realm.metrics.drop("refused-by-receiver")
     else:
         session.realm.metrics.acked += 1
+    if flight.sent:
+        session.window -= 1
+        assert session.window >= 0, "more deliveries ended than were sent"
+    session.again.pop(packet_id, None)
     if flight.group is not None and flight.message is not None:
         flight.group.settled(flight.message)
     session.realm.standings.landed(session.standing, packet_id)
+    backlog = session.standing.backlog
+    if backlog is not None and backlog.behind:
+        session.starved = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import flights, mapping, subscribing
+from dragoman.adapters.mqtt import codes, flights, mapping, subscribing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
 from dragoman.adapters.mqtt.encoders import encode_connack
 from dragoman.adapters.mqtt.packets import Connect, Disconnect, Packet
@@ -29,6 +29,7 @@ def begin(session: MqttSession, packet: Connect) -> None:
     session.version = session.decoder.version
     session.form = 2 if session.version == 5 else 1
     session.connect = packet
+    session.packet_max = packet.properties.maximum_packet_size or session.packet_max
     session.phase = Phase.CHECKING
     refusal = _unacceptable(session, packet)
     if refusal is not None:
@@ -36,7 +37,16 @@ def begin(session: MqttSession, packet: Connect) -> None:
         return
     session.wire.hold(True)
     credentials = Credentials(packet.username, packet.password, None, session.loopback)
-    session.realm.authenticator.check(credentials, lambda outcome: _known(session, packet, outcome))
+    at_once = True
+
+    def known(outcome: Principal | Refusal) -> None:
+        _known(session, packet, outcome)
+        error = session.decoder.error
+        if not at_once and error is not None and session.phase is not Phase.CLOSED:
+            session.fail(error)
+
+    session.realm.authenticator.check(credentials, known)
+    at_once = False
 
 
 def _unacceptable(session: MqttSession, packet: Connect) -> tuple[int, str] | None:
@@ -66,13 +76,13 @@ def _known(session: MqttSession, packet: Connect, outcome: Principal | Refusal) 
     if session.phase is not Phase.CHECKING:
         return
     if isinstance(outcome, Refusal):
-        reject(session, mapping.CODES[outcome.reason], outcome.detail)
+        reject(session, mapping.code_for(codes.CONNACK, outcome.reason), outcome.detail)
         return
     session.principal = outcome
     client_id = packet.client_id or f"auto-{uuid.uuid4().hex}"
     refusal = _enter(session, packet, client_id)
     if refusal is not None:
-        reject(session, mapping.CODES[refusal.reason], refusal.detail)
+        reject(session, mapping.code_for(codes.CONNACK, refusal.reason), refusal.detail)
 
 
 def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | None:
@@ -116,7 +126,7 @@ def _go(session: MqttSession, present: bool) -> None:
     session.wire.hold(False)
     if present:
         subscribing.restore(session)
-        flights.resend(session)
+        flights.begin_again(session)
     backlog = session.standing.backlog
     if backlog is not None:
         backlog.offer = session.offer
@@ -125,9 +135,6 @@ def _go(session: MqttSession, present: bool) -> None:
     early, session.early = session.early, []
     for packet in early:
         session.take(packet)
-    error = session.decoder.error
-    if error is not None:
-        session.fail(error)
 
 
 def _expiry(session: MqttSession, packet: Connect) -> int:
@@ -149,7 +156,6 @@ def _agree(session: MqttSession, packet: Connect) -> None:
     session.keepalive_ms = keepalive_s * 1500
     if session.version == 5:
         session.inflight_max = min(settings.inflight_max, asked.receive_maximum or 65_535)
-        session.packet_max = asked.maximum_packet_size or session.packet_max
 
 
 def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: int) -> Properties:
@@ -182,7 +188,7 @@ def reject(session: MqttSession, code: int, detail: str) -> None:
     if session.decoder.version:
         version = session.decoder.version
         if version == 5:
-            session.send(encode_connack(5, False, code, Properties(reason_string=detail[:1024])))
+            session.send(encode_connack(5, False, code, session.reason(detail)))
         else:
             session.send(encode_connack(version, False, return_code(code)))
     session.phase = Phase.CLOSED
@@ -216,6 +222,7 @@ def leave(session: MqttSession, *, clean: bool, resumed: bool = False) -> None:
     keeps = standing.kept
     realm.broker.detach(session)
     session.subscriptions.clear()
+    session.owe_nothing()
     realm.gaps.pop(standing.client_id, None)
     realm.standings.leave(standing)
     realm.broker.directory.depart(session, clean=clean, keeps=keeps)
@@ -234,5 +241,6 @@ def say_will(session: MqttSession) -> None:
     will = session.connect.will if session.connect is not None else None
     if will is None:
         return
+    session.realm.core.tick()
     message = mapping.will_message(will, session.agent, session.realm.core.now_ms)
     session.realm.broker.publish(session, message)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from dragoman.adapters.mqtt import mapping
+from dragoman.adapters.mqtt import codes, mapping
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import encode_puback, encode_pubrec
 from dragoman.broker.log.contract import Ticket
@@ -14,26 +14,45 @@ from dragoman.routing.refusals import Reason, Refusal
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.packets import Publish
     from dragoman.adapters.mqtt.session import MqttSession
-    from dragoman.broker.route import Route
+    from dragoman.routing.message import Message
+
+Say: TypeAlias = "Callable[[MqttSession, Message], Ticket | Refusal]"
+"""What takes a message in: a channel's route, or the broker for a verb."""
 
 
-def publish(session: MqttSession, packet: Publish, route: Route) -> None:
-    """QoS 1 and 2: taken in once, answered in order, when safe."""
+def message(session: MqttSession, packet: Publish, name: str) -> Message:
+    """The message a PUBLISH says, with a response topic that means the same to everybody."""
+    said = mapping.to_message(packet, name, session.agent, session.realm.core.now_ms)
+    if said.envelope is not None and said.envelope.reply_to is not None:
+        said.envelope = session.realm.broker.verbs.absolute(session, said.envelope)
+    return said
+
+
+def verb(session: MqttSession, packet: Publish, name: str) -> None:
+    """A publish that is no message in a channel but asks the mesh to do something."""
+    broker = session.realm.broker
+    if packet.qos:
+        publish(session, packet, name, broker.publish)
+        return
+    answer = broker.publish(session, mapping.to_message(packet, name, session.agent, session.realm.core.now_ms))
+    if isinstance(answer, Refusal):
+        refuse(session, packet, answer)
+
+
+def publish(session: MqttSession, packet: Publish, name: str, say: Say) -> None:
+    """QoS 1 and 2: taken in once by ``say``, answered in order, when safe."""
     if packet.alias:
         session.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
         return
     packet_id = packet.packet_id
     standing = session.standing
-    if len(session.owed) + len(standing.received) >= session.realm.settings.receive_max and _overrun(
-        session, packet_id
-    ):
+    if len(session.owed) + len(standing.received) >= session.realm.settings.receive_max and _overrun(session, packet):
         return
     if packet.qos == 2 and packet_id in standing.received:
         ticket = Ticket(session.owed[-1][0]) if session.owed else Ticket(0)
         session.answer(ticket, encode_pubrec(session.version, packet_id), _failed_pubrec(session, packet_id))
         return
-    message = mapping.to_message(packet, route.name, session.agent, session.realm.core.now_ms)
-    answer = route.publish(session, message)
+    answer = say(session, message(session, packet, name))
     if isinstance(answer, Refusal):
         refuse(session, packet, answer)
         return
@@ -54,28 +73,35 @@ def publish(session: MqttSession, packet: Publish, route: Route) -> None:
             session.wire.hold(True)
 
 
-def _overrun(session: MqttSession, packet_id: int) -> bool:
-    """More unacknowledged publishes than we offered (§3.3.4-9). 3.1.1 knows no such limit: it is just not read."""
-    if session.version == 5 and packet_id not in session.standing.received:
-        session.fail(
-            ProtocolError(Code.RECEIVE_MAXIMUM_EXCEEDED, "more publishes in flight than Receive Maximum allows")
-        )
+def _overrun(session: MqttSession, packet: Publish) -> bool:
+    """More unacknowledged publishes than we offered [3.3.4-9]. 3.1.1 knows no such limit: it is not read meanwhile.
+
+    What is owed holds other answers too, and PUBRECs whose ids are in ``received`` already.
+    """
+    received = session.standing.received
+    unacknowledged = len(received) + sum(frame[:1] == b"\x40" for _, frame, _, _ in session.owed)
+    if (packet.qos == 2 and packet.packet_id in received) or unacknowledged < session.realm.settings.receive_max:
+        return False
+    if session.version == 5:
+        detail = "more publishes in flight than Receive Maximum allows"
+        session.fail(ProtocolError(Code.RECEIVE_MAXIMUM_EXCEEDED, detail))
         return True
-    session.wire.hold(True)
+    if session.owed:
+        session.wire.hold(True)
     return False
 
 
 def refuse(session: MqttSession, packet: Publish, refusal: Refusal) -> None:
     """Says no to a publish as the version and QoS allow (docs/crossings.md: refusals)."""
-    code = mapping.CODES[refusal.reason]
     if refusal.reason is Reason.NAME_INVALID:
-        session.fail(ProtocolError(code, refusal.detail))
+        session.fail(ProtocolError(Code.TOPIC_NAME_INVALID, refusal.detail))
     elif session.version == 5 and packet.qos:
         properties = session.problem(refusal)
         encode = encode_puback if packet.qos == 1 else encode_pubrec
+        code = mapping.code_for(codes.PUBACK, refusal.reason)
         session.answer(Ticket(0), encode(5, packet.packet_id, code, properties), no_failure)
     elif (refusal.reason in mapping.STORAGE and packet.qos) or session.realm.settings.denied_publish == "disconnect":
-        session.fail(ProtocolError(code, refusal.detail))
+        session.fail(ProtocolError(mapping.code_for(codes.DISCONNECT, refusal.reason), refusal.detail))
     else:
         session.realm.metrics.drop(f"publish-{refusal.reason.value}")
         if packet.qos == 1:
@@ -86,7 +112,7 @@ def refuse(session: MqttSession, packet: Publish, refusal: Refusal) -> None:
 
 def _failed_puback(session: MqttSession, packet_id: int) -> Callable[[Refusal], bytes | None]:
     return lambda refusal: (
-        encode_puback(5, packet_id, mapping.CODES[refusal.reason], session.problem(refusal))
+        encode_puback(5, packet_id, mapping.code_for(codes.PUBACK, refusal.reason), session.problem(refusal))
         if session.version == 5
         else None
     )
@@ -97,7 +123,7 @@ def _failed_pubrec(session: MqttSession, packet_id: int) -> Callable[[Refusal], 
         session.realm.standings.release(session.standing, packet_id)
         if session.version != 5:
             return None
-        return encode_pubrec(5, packet_id, mapping.CODES[refusal.reason], session.problem(refusal))
+        return encode_pubrec(5, packet_id, mapping.code_for(codes.PUBREC, refusal.reason), session.problem(refusal))
 
     return frame
 

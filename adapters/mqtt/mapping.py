@@ -8,7 +8,6 @@ from typing import Final
 from dragoman.adapters.mqtt import codes
 from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.packets import Publish, Will
-from dragoman.adapters.mqtt.primitives import encode_varint
 from dragoman.adapters.mqtt.properties import Properties, forward_properties, parse_properties
 from dragoman.routing.message import NEVER, Envelope, Header, Message
 from dragoman.routing.refusals import Reason
@@ -59,6 +58,24 @@ CODES: Final[dict[Reason, Code]] = {
 """One table from our reasons to MQTT 5.0 reason codes; 3.1.1 codes follow from these (``codes.return_code``)."""
 
 assert set(CODES) == set(Reason), set(Reason) - set(CODES)
+
+_NEAREST: Final[dict[Code, Code]] = {
+    Code.MESSAGE_RATE_TOO_HIGH: Code.QUOTA_EXCEEDED,
+    Code.PACKET_TOO_LARGE: Code.QUOTA_EXCEEDED,
+    Code.SERVER_BUSY: Code.QUOTA_EXCEEDED,
+    Code.SERVER_SHUTTING_DOWN: Code.SERVER_UNAVAILABLE,
+    Code.BAD_USER_NAME_OR_PASSWORD: Code.NOT_AUTHORIZED,
+}
+
+
+def code_for(kind: int, reason: Reason) -> Code:
+    """The code of a refusal in a packet of type ``kind``: not every packet may say every code."""
+    code = CODES[reason]
+    for candidate in (code, _NEAREST.get(code, code)):
+        if candidate in codes.FROM_SERVER[kind]:
+            return candidate
+    return Code.IMPLEMENTATION_SPECIFIC_ERROR
+
 
 STORAGE: Final = frozenset((Reason.STORAGE_FULL, Reason.STORAGE_FAILED))
 """Refusals of what was wished durable: 3.1.1 cannot say them, so it closes and the client keeps its message."""
@@ -154,8 +171,3 @@ def _user_property(name: str, value: bytes | None) -> tuple[str, str]:
     if "\0" in text:
         return name + BASE64_SUFFIX, base64.b64encode(value).decode()
     return name, text
-
-
-def frame_overhead(topic: bytes, properties: bytes) -> int:
-    """Bytes of a PUBLISH beside its payload, at most: to compare with the peer's Maximum Packet Size."""
-    return 7 + 2 + len(topic) + len(properties) + len(encode_varint(len(properties)))

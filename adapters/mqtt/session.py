@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
-from dragoman.adapters.mqtt import flights, handshake, intake, mapping, subscribing
+from dragoman.adapters.mqtt import codes, flights, handshake, intake, mapping, subscribing
 from dragoman.adapters.mqtt.codec import Decoder
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import (
@@ -19,7 +19,6 @@ from dragoman.adapters.mqtt.encoders import (
     encode_disconnect,
     encode_pubcomp,
     encode_publish,
-    encode_pubrel,
     publish_parts,
 )
 from dragoman.adapters.mqtt.packets import (
@@ -61,6 +60,13 @@ ROUTES_MAX: Final = 4_096
 """Topics whose way is remembered per connection; then all are forgotten and asked for again."""
 
 
+IDS_MAX: Final = 65_534
+"""Deliveries under way at once: fewer than there are packet ids, so that a free one is always found."""
+
+REASON_OVERHEAD: Final = 16
+"""The most that an acknowledgement or DISCONNECT holds beside its reason string."""
+
+
 class Wire(Protocol):
     """Whoever holds the socket."""
 
@@ -92,6 +98,7 @@ class MqttSession:
         "_out_count",
         "_pending_feed",
         "_routes",
+        "again",
         "agent",
         "closing",
         "connect",
@@ -117,6 +124,7 @@ class MqttSession:
         "uncommitted",
         "version",
         "will",
+        "window",
         "wire",
     )
 
@@ -160,6 +168,9 @@ class MqttSession:
         self._routes: dict[bytes, Route] = {}
         self._pending_feed: Feed | None = None
         self.uncommitted = 0
+        #: packet ids of the deliveries that a reconnect has yet to resend, and how many are unacknowledged on it
+        self.again: dict[int, None] = {}
+        self.window = 0
 
     # -- from the socket -----------------------------------------------------------------------------
 
@@ -218,8 +229,9 @@ class MqttSession:
             case Pubrec():
                 flights.received(self, packet.packet_id, packet.code)
             case Pubrel():
-                self.realm.standings.release(self.standing, packet.packet_id)
-                self.answer(Ticket(0), encode_pubcomp(self.version, packet.packet_id), intake.no_failure)
+                ticket = self.realm.standings.release(self.standing, packet.packet_id)
+                frame = encode_pubcomp(self.version, packet.packet_id)
+                self.answer(ticket, frame, lambda _: frame)
             case Pubcomp():
                 flights.completed(self, packet.packet_id)
             case Pingreq():
@@ -248,7 +260,7 @@ class MqttSession:
         self._in_count += 1
         self._in_bytes += len(payload)
         if packet.qos:
-            intake.publish(self, packet, route)
+            intake.publish(self, packet, route.name, route.publish)
             return
         if packet.frame:
             message = Message(route.name, payload, 0, self.agent)
@@ -258,19 +270,23 @@ class MqttSession:
             if packet.alias:
                 self._no_alias()
                 return
-            message = mapping.to_message(packet, route.name, self.agent, self.realm.core.now_ms)
+            message = intake.message(self, packet, route.name)
         answer = route.channel.append(message) if route.direct else route.publish(self, message)
         if answer and isinstance(answer, Refusal):
             intake.refuse(self, packet, answer)
 
     def _find_route(self, packet: Publish) -> Route | None:
-        """Asks the broker for a way; None: there is none, and the client has been told."""
+        """Asks the broker for a way; None: there is none, or it was a verb, and that has been seen to."""
         if packet.alias:
             self._no_alias()
             return None
+        name = packet.topic.decode()
+        if self.realm.broker.verbs.owns(name):
+            intake.verb(self, packet, name)
+            return None
         if len(self._routes) >= ROUTES_MAX:
             self._routes.clear()
-        found = self.realm.broker.route(self, packet.topic.decode())
+        found = self.realm.broker.route(self, name)
         if isinstance(found, Refusal):
             intake.refuse(self, packet, found)
             return None
@@ -314,14 +330,28 @@ class MqttSession:
 
     def refused(self, ticket: Ticket, refusal: Refusal) -> None:
         """Commit ``ticket`` failed: its answers say so; a 3.1.1 client is cut off, so it keeps its messages."""
-        for at, (waits, _, failed, _) in enumerate(self.owed):
+        for at, (waits, _, failed, after) in enumerate(self.owed):
             if waits == ticket:
                 frame = failed(refusal)
                 if frame is None:
-                    self.fail(ProtocolError(mapping.CODES[refusal.reason], refusal.detail))
+                    self.fail(ProtocolError(mapping.code_for(codes.DISCONNECT, refusal.reason), refusal.detail))
                     return
-                self.owed[at] = (0, frame, intake.no_failure, None)
+                self.owed[at] = (0, frame, intake.no_failure, after)
         self.committed(ticket)
+
+    def send_after(self, ticket: Ticket, frame: bytes) -> None:
+        """Sends a frame that must not leave before ``ticket`` is safe; in order with others that wait."""
+        if ticket:
+            self.realm.core.commits.tell(ticket, self)
+        if ticket or self._held:
+            self._held.append((ticket, frame))
+        else:
+            self.send(frame)
+
+    def owe_nothing(self) -> None:
+        """The connection is over: nobody is left to answer."""
+        self.owed.clear()
+        self._held.clear()
 
     def _read_on(self) -> None:
         if not self.owed:
@@ -396,11 +426,9 @@ class MqttSession:
 
     def _send(self, feed: Feed, message: Message, qos: int) -> bool:
         standing = self.standing
-        known = standing.ids.get(message.position, 0) if qos and message.position and feed.group is None else 0
-        if self.paused or self.out_bytes > self._out_bytes_max:
-            self.starved = True
-            return False
-        if qos and not known and len(standing.flights) >= self.inflight_max:
+        logged = message.position if standing.backlog is not None and feed.group is None and not feed.replay else 0
+        known = standing.ids.get(logged, 0) if qos and logged else 0
+        if self.full or (qos and (self.window >= self.inflight_max or self.again or len(standing.flights) >= IDS_MAX)):
             self.starved = True
             return False
         topic = message.name.encode()
@@ -409,35 +437,35 @@ class MqttSession:
         if self.version == 5 and (message.envelope is not None or feed.identifiers):
             properties = mapping.properties_of(message, feed.identifiers, self.realm.core.now_ms)
         payload = message.payload or b""
-        if mapping.frame_overhead(topic, properties) + len(payload) > self.packet_max:
+        head, tail = publish_parts(self.version, topic, payload, qos, retain, properties)
+        if len(head) + len(tail) + (2 if qos else 0) > self.packet_max:
             self.realm.metrics.drop("larger-than-receiver-takes")
-            if qos and message.position and standing.backlog is not None:
+            if qos and logged:
                 self._skip(message)
             return True
         self._out_count += 1
-        head, tail = publish_parts(self.version, topic, payload, qos, retain, properties)
         if not qos:
             self.send(head + tail)
-            return True
-        if known and standing.flights[known].released:
-            self.send(encode_pubrel(self.version, known))
             return True
         packet_id = known or standing.next_id()
         if known:
             head = bytes((head[0] | 8,)) + head[1:]
-        flight = Flight(message, qos, message.position if standing.backlog is not None and feed.group is None else 0)
+        flight = Flight(message, qos, logged, retain, feed.identifiers)
         flight.group = feed.group
+        flight.sent = True
+        self.window += 1
         standing.flights[packet_id] = flight
         if flight.position:
             standing.ids[flight.position] = packet_id
         frame = head + packet_id.to_bytes(2, "big") + tail
         ticket = self.realm.standings.fly(standing, packet_id, flight) if qos == 2 and not known else Ticket(0)
-        if ticket:
-            self.realm.core.commits.tell(ticket, self)
-            self._held.append((ticket, frame))
-        else:
-            self.send(frame)
+        self.send_after(ticket, frame)
         return True
+
+    @property
+    def full(self) -> bool:
+        """Whether the connection takes nothing more this turn."""
+        return self.paused or self.out_bytes > self._out_bytes_max
 
     def go_on(self) -> None:
         """There is room again: the broker and the backlog go on where they stopped."""
@@ -445,7 +473,8 @@ class MqttSession:
             return
         self.starved = False
         self._gathering = True
-        self.realm.broker.resume(self)
+        if flights.go_on(self):
+            self.realm.broker.resume(self)
         if self.standing.backlog is not None and not self.starved:
             self.standing.backlog.resume()
         self._gathering = False
@@ -477,7 +506,13 @@ class MqttSession:
 
     def problem(self, refusal: Refusal) -> Properties | None:
         """A reason string, unless the client wants none (§3.1.2.11.7)."""
-        return Properties(reason_string=refusal.detail[:1024]) if handshake.wants_problems(self) else None
+        return self.reason(refusal.detail) if handshake.wants_problems(self) else None
+
+    def reason(self, detail: str) -> Properties | None:
+        """A reason string, unless the packet would then be larger than the client takes (MQTT-3.14.2-3)."""
+        text = detail[:1024]
+        fits = len(text.encode()) + REASON_OVERHEAD <= self.packet_max
+        return Properties(reason_string=text) if text and fits else None
 
     def fail(self, error: ProtocolError) -> None:
         """The peer broke the protocol, or there is no other way to say no: says why if it can, and closes."""
@@ -491,9 +526,9 @@ class MqttSession:
     def close(self, refusal: Refusal) -> None:
         """The mesh ends this connection."""
         if self.phase is Phase.OPEN:
-            self.end(mapping.CODES[refusal.reason], refusal.detail)
+            self.end(mapping.code_for(codes.DISCONNECT, refusal.reason), refusal.detail)
         else:
-            handshake.reject(self, mapping.CODES[refusal.reason], refusal.detail)
+            handshake.reject(self, mapping.code_for(codes.CONNACK, refusal.reason), refusal.detail)
 
     def taken_over(self, *, resumed: bool) -> None:
         """Another connection has come with our client id [3.1.4-3]; ``resumed``: it goes on with the session."""
@@ -508,8 +543,7 @@ class MqttSession:
         if self.phase is not Phase.OPEN:
             return
         if self.version == 5:
-            properties = Properties(reason_string=detail[:1024]) if detail else None
-            self.send(encode_disconnect(5, code, properties))
+            self.send(encode_disconnect(5, code, self.reason(detail)))
         self.closing = True
         handshake.leave(self, clean=False)
         self.wire.wake()

@@ -6,6 +6,7 @@ connection (``session.py``) works on it and ``Standings`` keeps them all.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.log.contract import Table, Ticket
@@ -23,8 +24,14 @@ if TYPE_CHECKING:
 NEVER_S: Final = 0xFFFF_FFFF
 """The session expiry interval that means never (§3.1.2.11.2)."""
 
+KEY_BYTES_PLAIN: Final = 400
+"""The longest client id that is a row's key itself; an id has no NUL, so a digest after one is never an id."""
+
 _IN: Final = b"i"
 _OUT: Final = b"o"
+_SENT: Final = b"p"
+_RELEASED: Final = b"r"
+_LANDED: Final = b"d"
 
 
 class FilterRow(Row):
@@ -44,19 +51,36 @@ class StandingRow(Row):
     gone_ms: int = 0
     filters: dict[str, FilterRow] = {}
     agent: str = ""
+    client_id: str = ""
 
 
 @final
 class Flight:
-    """A QoS 1 or 2 delivery under way. ``position`` 0: not in the log, so it lives and dies with the process."""
+    """A QoS 1 or 2 delivery under way. ``position`` 0: not in the log, so it lives and dies with the process.
 
-    __slots__ = ("group", "message", "position", "qos", "released")
+    ``message``   None after a restart, until the log has given it again
+    ``retain``, ``identifiers``   how it was sent, to be sent again the same way
+    ``released``  QoS 2: the receiver has it
+    ``sent``      on the connection there is now, so it counts in its window
+    """
 
-    def __init__(self, message: Message | None, qos: int, position: int) -> None:
+    __slots__ = ("group", "identifiers", "message", "position", "qos", "released", "retain", "sent")
+
+    def __init__(
+        self,
+        message: Message | None,
+        qos: int,
+        position: int,
+        retain: bool = False,
+        identifiers: tuple[int, ...] = (),
+    ) -> None:
         self.message = message
         self.qos = qos
         self.position = position
+        self.retain = retain
+        self.identifiers = identifiers
         self.released = False
+        self.sent = False
         self.group: ShareMember | None = None
 
 
@@ -67,6 +91,7 @@ class Standing:
     ``filters``   what it subscribes to, by filter as the client wrote it
     ``received``  QoS 2 packet ids taken and not yet released (§4.3.3): the other half of exactly once
     ``flights``   deliveries by packet id; ``ids`` finds the packet id of a log position
+    ``landed``    positions of QoS 2 deliveries that are over, until the place that passes them is written
     ``backlog``   its place in the log, if it is kept at all
     """
 
@@ -81,6 +106,7 @@ class Standing:
         "gone_ms",
         "ids",
         "key",
+        "landed",
         "last_id",
         "principal",
         "received",
@@ -90,7 +116,7 @@ class Standing:
 
     def __init__(self, client_id: str, principal: str) -> None:
         self.client_id = client_id
-        self.key = client_id.encode("utf-8", "surrogatepass")
+        self.key = _key(client_id)
         self.principal = principal
         self.agent = client_id
         self.expiry_s = 0
@@ -99,6 +125,7 @@ class Standing:
         self.received: set[int] = set()
         self.flights: dict[int, Flight] = {}
         self.ids: dict[int, int] = {}
+        self.landed: list[int] = []
         self.last_id = 0
         self.backlog: Backlog | None = None
         self.connection: MqttSession | None = None
@@ -142,28 +169,41 @@ class Standings:
         log = self._broker.log
         rows = [(key, decode_row(value, StandingRow)) for key, value in log.rows(Table.SESSIONS)]
         now_ms = self._broker.clock.now_ms()
-        for key, row in rows:
-            standing = Standing(key.decode("utf-8", "surrogatepass"), row.principal)
+        for _, row in rows:
+            standing = Standing(row.client_id, row.principal)
             standing.expiry_s = row.expiry_s
             standing.filters = dict(row.filters)
             standing.agent = row.agent
             standing.gone_ms = row.gone_ms or now_ms
-            self._load_flights(standing)
             self.by_client[standing.client_id] = standing
-            standing.backlog = self._broker.backlogs.open(b"mqtt:" + key, _absent)
-            self._expire_later(standing)
+            self._load_flights(standing, self._open_backlog(standing))
+            if standing.kept:
+                self._expire_later(standing)
+            else:
+                self.end(standing)
 
-    def _load_flights(self, standing: Standing) -> None:
+    def _open_backlog(self, standing: Standing) -> Backlog:
+        backlog = standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent)
+        backlog.saved = lambda: self._forget_landed(standing)
+        return backlog
+
+    def _load_flights(self, standing: Standing, backlog: Backlog) -> None:
         prefix = _row_key(standing, b"")
         for key, value in self._broker.log.rows(Table.INFLIGHT, prefix):
-            packet_id = int.from_bytes(key[-2:], "big")
-            if key[len(prefix) : len(prefix) + 1] == _IN:
-                standing.received.add(packet_id)
+            kind, number = key[len(prefix) : len(prefix) + 1], int.from_bytes(key[len(prefix) + 1 :], "big")
+            if kind == _IN:
+                standing.received.add(number)
                 continue
-            flight = Flight(None, 2, int.from_bytes(value[:8], "big"))
-            flight.released = value[8:] == b"r"
+            packet_id, state = int.from_bytes(value[:2], "big"), value[2:]
+            if state != _SENT:
+                backlog.settled(number)
+            if state == _LANDED:
+                standing.landed.append(number)
+                continue
+            flight = Flight(None, 2, number)
+            flight.released = state == _RELEASED
             standing.flights[packet_id] = flight
-            standing.ids[flight.position] = packet_id
+            standing.ids[number] = packet_id
 
     def open(self, client_id: str, principal: str, *, clean: bool, expiry_s: int) -> tuple[Standing, bool]:
         """The client's session for a new connection, and whether it was there before (Session Present)."""
@@ -191,9 +231,7 @@ class Standings:
         """How long it stays after its connection, seconds; 0 = not at all, ``NEVER_S`` = for good."""
         standing.expiry_s = expiry_s
         if standing.kept and standing.backlog is None:
-            standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent)
-        elif not standing.kept and standing.backlog is not None:
-            self._forget(standing)
+            self._open_backlog(standing)
         self.save(standing)
 
     def leave(self, standing: Standing) -> None:
@@ -205,7 +243,9 @@ class Standings:
             return
         assert standing.backlog is not None
         standing.backlog.offer = _absent
-        standing.backlog.reopen()
+        standing.backlog.pause()
+        for flight in standing.flights.values():
+            flight.sent = False
         standing.gone_ms = self._broker.clock.now_ms()
         self.save(standing)
         self._expire_later(standing)
@@ -218,9 +258,14 @@ class Standings:
                 flight.group.returned(flight.message)
 
     def end(self, standing: Standing) -> None:
-        """The session is no more."""
+        """The session is no more. A will that waits for its delay waits no longer (§3.1.3.2.2)."""
         if standing.timer is not None:
             standing.timer.cancel()
+        will = standing.will_timer
+        if will is not None and will.pending:
+            say, args = will.fn, will.args
+            will.cancel()
+            say(*args)
         if self.by_client.get(standing.client_id) is standing:
             del self.by_client[standing.client_id]
         if standing.backlog is not None:
@@ -234,9 +279,16 @@ class Standings:
         log.put(Table.SESSIONS, standing.key, None)
         for packet_id in standing.received:
             log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), None)
-        for packet_id, flight in standing.flights.items():
+        for flight in standing.flights.values():
             if flight.qos == 2 and flight.position:
-                log.put(Table.INFLIGHT, _row_key(standing, _OUT, packet_id), None)
+                log.put(Table.INFLIGHT, _row_key(standing, _OUT, flight.position), None)
+        self._forget_landed(standing)
+
+    def _forget_landed(self, standing: Standing) -> None:
+        """The place that passes what has landed is in this very commit: its rows need not say so any more."""
+        for position in standing.landed:
+            self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, position), None)
+        standing.landed.clear()
 
     def _expire_later(self, standing: Standing) -> None:
         if standing.expiry_s == NEVER_S:
@@ -252,7 +304,7 @@ class Standings:
 
     def save(self, standing: Standing) -> Ticket:
         """Writes a kept session's row; the ticket to wait for before telling the client."""
-        if not standing.kept:
+        if standing.backlog is None:
             return Ticket(0)
         row = StandingRow(
             principal=standing.principal,
@@ -260,45 +312,65 @@ class Standings:
             gone_ms=standing.gone_ms,
             filters=standing.filters,
             agent=standing.agent,
+            client_id=standing.client_id,
         )
         return self._broker.log.put(Table.SESSIONS, standing.key, encode_row(row))
 
     def receive(self, standing: Standing, packet_id: int) -> None:
         """A QoS 2 publish was taken in: its id is pinned in the same commit."""
         standing.received.add(packet_id)
-        if standing.kept:
+        if standing.backlog is not None:
             self._broker.log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), b"1")
 
-    def release(self, standing: Standing, packet_id: int) -> None:
-        """The client has let go of a QoS 2 id it published with."""
+    def release(self, standing: Standing, packet_id: int) -> Ticket:
+        """The client has let go of a QoS 2 id it published with; the ticket to wait for before it may use it anew."""
+        if packet_id not in standing.received:
+            return Ticket(0)
         standing.received.discard(packet_id)
-        if standing.kept:
-            self._broker.log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), None)
+        if standing.backlog is None:
+            return Ticket(0)
+        return self._broker.log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), None)
 
     def fly(self, standing: Standing, packet_id: int, flight: Flight) -> Ticket:
-        """A QoS 2 delivery begins or moves on; the ticket must be safe before its PUBLISH leaves."""
-        if not standing.kept or not flight.position:
+        """A QoS 2 delivery begins or moves on; the ticket must be safe before its PUBLISH or PUBREL leaves."""
+        if standing.backlog is None or not flight.position:
             return Ticket(0)
-        state = b"r" if flight.released else b"p"
-        value = flight.position.to_bytes(8, "big") + state
-        return self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, packet_id), value)
+        return self._mark(standing, flight.position, packet_id, _RELEASED if flight.released else _SENT)
+
+    def _mark(self, standing: Standing, position: int, packet_id: int, state: bytes) -> Ticket:
+        value = packet_id.to_bytes(2, "big") + state
+        return self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, position), value)
 
     def landed(self, standing: Standing, packet_id: int) -> None:
-        """A delivery is complete: id and place are free."""
+        """A delivery is complete: id and place are free.
+
+        That a QoS 2 delivery is complete is kept until the reader's place says so too: in between,
+        a crash would make it a new message.
+        """
         flight = standing.flights.pop(packet_id)
         if not flight.position:
             return
         standing.ids.pop(flight.position, None)
         if standing.backlog is not None:
-            standing.backlog.finish(flight.position)
             if flight.qos == 2:
-                self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, packet_id), None)
+                self._mark(standing, flight.position, packet_id, _LANDED)
+                standing.landed.append(flight.position)
+            standing.backlog.finish(flight.position)
 
 
-def _row_key(standing: Standing, kind: bytes, packet_id: int | None = None) -> bytes:
-    """Rows of one session stand together; the length in front keeps one id from being another's prefix."""
+def _key(client_id: str) -> bytes:
+    """What a session's rows are keyed by: the client id, or a digest where it is too long for a key."""
+    raw = client_id.encode("utf-8", "surrogatepass")
+    return raw if len(raw) <= KEY_BYTES_PLAIN else b"\0" + hashlib.blake2b(raw, digest_size=32).digest()
+
+
+def _row_key(standing: Standing, kind: bytes, number: int | None = None) -> bytes:
+    """Rows of one session stand together; the length in front keeps one id from being another's prefix.
+
+    ``number`` is a packet id of the client's or a position of ours.
+    """
     head = len(standing.key).to_bytes(2, "big") + standing.key + kind
-    return head if packet_id is None else head + packet_id.to_bytes(2, "big")
+    return head if number is None else head + number.to_bytes(8, "big")
 
 
 def _absent(message: Message) -> bool:

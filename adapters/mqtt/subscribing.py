@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import mapping
+from dragoman.adapters.mqtt import codes, mapping
 from dragoman.adapters.mqtt.codes import SUBACK_FAILURE, Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import encode_suback, encode_unsuback
 from dragoman.adapters.mqtt.packets import Subscribe, Unsubscribe
@@ -54,8 +54,7 @@ def _one(session: MqttSession, wanted: Wanted, identifier: int, replays: list[Su
     known = wanted.filter in session.standing.filters
     subscription = _enter(session, wanted.filter, row)
     if isinstance(subscription, Refusal):
-        code = mapping.CODES[subscription.reason]
-        return code if session.version == 5 and code >= SUBACK_FAILURE else SUBACK_FAILURE
+        return mapping.code_for(codes.SUBACK, subscription.reason) if session.version == 5 else SUBACK_FAILURE
     session.standing.filters[wanted.filter] = row
     handling = wanted.retain_handling
     if subscription is not None and (handling == SEND_RETAINED or (handling == SEND_RETAINED_IF_NEW and not known)):
@@ -89,7 +88,7 @@ def _enter(session: MqttSession, filter_: str, row: FilterRow) -> Subscription |
         return subscription
     session.subscriptions[filter_] = subscription
     backlog = session.standing.backlog
-    if backlog is not None:
+    if backlog is not None and not broker.verbs.owns(filter_):
         if row.qos:
             backlog.watch(filter_)
         else:
