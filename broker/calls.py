@@ -8,15 +8,14 @@ comes later is refused and counted.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
-from itertools import islice
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.call import Address, Call, Caller, CallEvent, CallState, Kind, Outcome
+from dragoman.broker.call_lanes import Lane, Lanes
 from dragoman.broker.call_ledger import Ledger
 from dragoman.broker.call_servers import Servers
-from dragoman.broker.ids import uuid7
+from dragoman.broker.ids import fresh_id
 from dragoman.broker.projection import ROOT
 from dragoman.routing.groups import Strategy, choose
 from dragoman.routing.names import shown
@@ -43,8 +42,6 @@ NEWS: Final = ROOT + "calls/"
 ASKED_PER_TURN_MAX: Final = 256
 """Waiting calls looked at in one turn, when a server comes back to a long queue."""
 
-Lane = tuple[str, str]
-
 
 @final
 class Calls:
@@ -70,7 +67,7 @@ class Calls:
         self._settings = settings
         self._ledger = Ledger(clock, timers, log, later, settings)
         self._asked: dict[Session, dict[str, Call]] = {}
-        self._waiting: dict[Lane, OrderedDict[str, Call]] = {}
+        self._waiting = Lanes()
         self._pumping: set[Lane] = set()
         self._turn = 0
         self.orphan: Callable[[Call, Outcome], object] | None = None
@@ -88,7 +85,7 @@ class Calls:
         for call in self._ledger.restore():
             call.due_ms = self._clock.monotonic_ms() + call.deadline_ms - now_ms
             call.timer = self._timers.at(call.due_ms, self._tick, call)
-            self._waiting.setdefault(call.lane, OrderedDict())[call.id] = call
+            self._waiting.wait(call)
 
     # -- for callers ---------------------------------------------------------------------------------
 
@@ -123,7 +120,7 @@ class Calls:
             return refusal
         now_ms = self._clock.now_ms()
         call = Call(
-            uuid7(now_ms),
+            fresh_id(now_ms),
             session.principal,
             session.agent,
             agent,
@@ -145,9 +142,9 @@ class Calls:
         call.started_ms = now_ms
         call.deadline_ms = now_ms + wait_ms
         call.due_ms = self._clock.monotonic_ms() + wait_ms
-        lane = self._waiting.get(call.lane)
-        if lane is not None and len(lane) >= self._settings.calls_waiting_per_skill_max:
-            return Refusal(Reason.BUSY, f"{len(lane)} calls of {shown(skill)} wait already, which is the limit", 1_000)
+        waiting = self._waiting.length(call.lane)
+        if waiting >= self._settings.calls_waiting_per_skill_max:
+            return Refusal(Reason.BUSY, f"{waiting} calls of {shown(skill)} wait already, which is the limit", 1_000)
         self._ledger.enter(call)
         self.started_total += 1
         if durable:
@@ -260,7 +257,7 @@ class Calls:
         if self._ask(call) or not call.pending:
             return
         call.state = CallState.WAITING
-        self._waiting.setdefault(call.lane, OrderedDict())[call.id] = call
+        self._waiting.wait(call)
         self._moved(call)
 
     def _ask(self, call: Call) -> bool:
@@ -319,14 +316,14 @@ class Calls:
     def _pump(self, lane: Lane) -> None:
         """Asks for those who wait, the longest first, until nobody has room."""
         self._pumping.discard(lane)
-        waiting = list(islice(self._waiting.get(lane, {}).values(), ASKED_PER_TURN_MAX))
+        waiting = self._waiting.first(lane, ASKED_PER_TURN_MAX)
         for call in waiting:
             if not call.pending or self._ask(call):
-                self._leave_lane(call)
+                self._waiting.leave(call)
             elif self._servers.candidates(call):
                 return
             # Nobody it may ask is here: those behind it may ask others.
-        if len(waiting) == ASKED_PER_TURN_MAX and waiting[0].id not in self._waiting.get(lane, {}):
+        if len(waiting) == ASKED_PER_TURN_MAX and not self._waiting.holds(waiting[0]):
             self._wake(lane)
 
     # -- ends ----------------------------------------------------------------------------------------
@@ -355,7 +352,7 @@ class Calls:
             call.timer.cancel()
             call.timer = None
         self._release(call)
-        self._leave_lane(call)
+        self._waiting.leave(call)
         self._ledger.note(call, self._ledger.event(call, Kind.FINAL, outcome.payload, outcome.content_type))
         if call.recorded:
             self._ledger.record(call)
@@ -386,11 +383,6 @@ class Calls:
             self._later(caller.final, call, call.outcome)
         return call
 
-    def _leave_lane(self, call: Call) -> None:
-        lane = self._waiting.get(call.lane)
-        if lane is not None and lane.pop(call.id, None) is not None and not lane:
-            del self._waiting[call.lane]
-
     def _session_number(self, session: Session) -> int:
         """Tells connections apart without holding on to them; 0 if it speaks as no agent."""
         agent = self._directory.get(session.agent)
@@ -416,9 +408,8 @@ class Calls:
             if call.pending:
                 assert (call.state is CallState.WORKING) == (call.offer is not None)
                 assert call.offer is None or self._asked[call.offer.session][call.id] is call
-                assert call.offer is not None or call.id in self._waiting[call.lane]
+                assert call.offer is not None or self._waiting.holds(call)
         assert all(self._asked.values())
-        assert all(self._waiting.values())
 
 
 def _unknown(call_id: str) -> Refusal:

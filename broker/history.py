@@ -49,7 +49,6 @@ class History:
         self._counter = Counter(log, b"directory-revision")
         self._later = later
         self._past: deque[Change] = deque(maxlen=length_max)
-        self._first = 1
         self._watchers: dict[int, Watcher] = {}
         self._watched = 0
         self._unsaid: list[Change] = []
@@ -57,7 +56,6 @@ class History:
     def start(self) -> None:
         """Once, after the log is open."""
         self._counter.start()
-        self._first = self._counter.last + 1
 
     @property
     def revision(self) -> int:
@@ -76,10 +74,8 @@ class History:
 
     def since(self, revision: int) -> list[Change] | None:
         """The changes after ``revision``, oldest first; None if they are no longer (or were never) known."""
-        if revision > self.revision or revision < self._first - 1:
-            return None
         missed = self.revision - revision
-        if missed > len(self._past):
+        if not 0 <= missed <= len(self._past):
             return None
         return list(self._past)[len(self._past) - missed :]
 

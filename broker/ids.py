@@ -10,7 +10,7 @@ _TAIL_MASK: Final = (1 << 74) - 1
 _SHAPE: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
-def uuid7(now_ms: int) -> str:
+def fresh_id(now_ms: int) -> str:
     """A UUID of version 7 (RFC 9562 §5.7): the milliseconds, then 74 random bits."""
     tail = int.from_bytes(os.urandom(10), "big") & _TAIL_MASK
     value = (now_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | (tail >> 62) << 64 | 0b10 << 62 | tail & (1 << 62) - 1
@@ -19,5 +19,5 @@ def uuid7(now_ms: int) -> str:
 
 
 def is_uuid7(text: str) -> bool:
-    """Whether the text has the form ``uuid7`` gives."""
+    """Whether the text has the form ``fresh_id`` gives."""
     return _SHAPE.fullmatch(text) is not None

@@ -146,6 +146,7 @@ class SkillIndex:
                 assert agent.id in self._by_key[key][1]
         assert count == self.entries == sum(len(holders) for _, holders in self._by_key.values())
         assert all(self._by_name.values()), "a skill nobody has is forgotten"
+        assert all(holders for _, holders in self._by_key.values()), "so is its schema"
 
 
 @final

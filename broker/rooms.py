@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 import msgspec
 
 from dragoman.broker.gate import Action
-from dragoman.broker.ids import is_uuid7, uuid7
+from dragoman.broker.ids import fresh_id, is_uuid7
 from dragoman.broker.log.contract import Table
 from dragoman.broker.members import CHANNELS
 from dragoman.broker.rows import Row, decode_row, encode_row
@@ -117,7 +117,7 @@ class Rooms:
     ) -> Room | Refusal:
         """A fresh room, owned by who the session is: the agent it speaks as, or else its principal as a whole."""
         now = self._clock.now_ms()
-        name = PREFIX + uuid7(now)
+        name = PREFIX + fresh_id(now)
         principal = session.principal
         settings = self._settings
         verdict = self._gate.check(principal, Action.CREATE, name, session.agent)

@@ -134,7 +134,6 @@ class Verbs:
     def publish(self, session: Session, message: Message) -> Ticket | Refusal:
         """Does what the verb ``message.name`` says."""
         assert self.owns(message.name), message.name
-        message.sender = session.agent
         levels = message.name[len(self._prefix) :].split("/")
         match levels:
             case ["call", agent, skill]:

@@ -163,6 +163,23 @@ def test_a_server_without_credit_is_passed_over_and_asked_when_it_has_some() -> 
     world.calls.check()
 
 
+def test_a_server_at_its_limit_that_turns_a_call_away_does_not_wake_its_own_queue_for_ever() -> None:
+    world = CallWorld()
+    Server(world, "s", "heat", keeps=True).leave(keeps=True)
+    calls = [world.call(world.caller(), "heat") for _ in range(2)]
+    server = Server(world, "s", "heat", keeps=True)
+    server.full = True
+    world.directory.set_limit("s", 1)
+    world.turn()
+    world.calls.check()
+    assert [call.state for call in calls] == [CallState.WAITING] * 2
+    assert [event.kind for event in calls[0].events] == [Kind.STATE], "asked in vain is not news"
+    server.full = False
+    world.calls.eased(world.directory.get("s"))  # type: ignore[arg-type]
+    world.turn()
+    assert server.asked == calls[:1]
+
+
 @pytest.mark.parametrize(
     ("skill", "agent", "expected"),
     [
@@ -196,6 +213,9 @@ def test_a_call_without_a_name_goes_only_where_its_caller_may() -> None:
     for _ in range(3):
         world.call(world.caller(), "heat")
     assert (len(a.asked), len(b.asked)) == (0, 3)
+    b.leave()
+    world.wait(61_000)
+    assert refused(world, "heat") is Reason.NOT_AUTHORIZED, "a is here, but not for her"
 
 
 def test_a_call_of_exact_schemas_goes_to_who_has_those() -> None:

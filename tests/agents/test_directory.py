@@ -158,6 +158,17 @@ def test_a_flap_is_not_news_but_is_the_truth() -> None:
     assert presence_news(world, "a") == ["lost"]
 
 
+def test_each_break_waits_its_own_while_before_it_is_news() -> None:
+    world = World(AgentSettings(flap_ms=2_000))
+    world.directory.depart(world.arrive("a"), clean=False, keeps=False)
+    world.wait(1_000)
+    world.directory.depart(world.arrive("a"), clean=False, keeps=False)
+    world.wait(1_500)
+    assert presence_news(world, "a") == ["online", "online"]
+    world.wait(1_000)
+    assert presence_news(world, "a") == ["lost"]
+
+
 def test_a_goodbye_is_news_at_once_however_flaps_are_treated() -> None:
     world = World(AgentSettings(flap_ms=2_000))
     world.directory.depart(world.arrive("a", keeps=True), clean=True, keeps=True)

@@ -7,7 +7,7 @@ from agents_world import ALICE, BOB, FakeSession, Rows, World
 
 from dragoman.broker.clock import ManualClock
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
-from dragoman.broker.ids import is_uuid7, uuid7
+from dragoman.broker.ids import fresh_id, is_uuid7
 from dragoman.broker.log.contract import Table
 from dragoman.broker.principal import ANONYMOUS, Principal
 from dragoman.broker.rooms import Room, Rooms
@@ -83,7 +83,7 @@ def test_what_is_no_room_is_none_of_its_business() -> None:
         "$mesh/v1/presence/a",
     ):
         assert world.rooms.permits(EVE, "", name)
-    assert not world.rooms.permits(EVE, "", f"room/{uuid7(0)}"), "nobody makes a room by using a name"
+    assert not world.rooms.permits(EVE, "", f"room/{fresh_id(0)}"), "nobody makes a room by using a name"
 
 
 def test_inviting_opens_the_door_and_is_the_owners() -> None:
@@ -191,10 +191,10 @@ def test_a_room_of_an_anonymous_caller_is_not_everybodys_agents() -> None:
 def test_ids_are_uuids_of_version_7(now_ms: int) -> None:
     import uuid
 
-    text = uuid7(now_ms)
+    text = fresh_id(now_ms)
     parsed = uuid.UUID(text)
     assert is_uuid7(text)
     assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
     assert int(text.replace("-", "")[:12], 16) == now_ms
-    assert len({uuid7(now_ms) for _ in range(1_000)}) == 1_000
+    assert len({fresh_id(now_ms) for _ in range(1_000)}) == 1_000
     assert not is_uuid7(str(uuid.UUID(int=0)))

@@ -139,6 +139,18 @@ def test_a_deadline_may_be_kept_again_from_within() -> None:
     assert not list(world.log.rows(Table.TIMERS))
 
 
+def test_a_kept_deadline_follows_the_wall_clock_when_that_is_set_back() -> None:
+    world = World()
+    ran: list[bytes] = []
+    world.timers.on(1, lambda key, payload: ran.append(key))
+    world.timers.keep(b"k", world.clock.now_ms() + 1_000, 1)
+    world.clock._now_ms -= 5_000
+    world.wait(2_000)
+    assert ran == []
+    world.wait(5_000)
+    assert ran == [b"k"]
+
+
 def test_rows_of_an_unknown_kind_are_left_alone() -> None:
     world = World()
     world.timers.on(77, lambda key, payload: None)

@@ -396,6 +396,19 @@ def test_what_waits_for_credit_keeps_its_order_and_its_bounds() -> None:
     assert not world.verbs.waits(receiver)  # type: ignore[arg-type]
 
 
+def test_a_call_does_not_overtake_what_waits() -> None:
+    world = VerbWorld()
+    server, caller = device(world), world.arrive("a")
+    server.credit = 0
+    world.say(caller, "mesh/to/device", b"first")
+    server.credit = 10
+    world.say(caller, "mesh/call/device/heat/1", b"second")
+    assert server.got == []
+    world.verbs.resume(server)  # type: ignore[arg-type]
+    world.turn()
+    assert [payload for _, payload in heard(server)] == [b"first", b"second"]
+
+
 def test_what_waits_is_bounded_in_bytes() -> None:
     world = VerbWorld(AgentSettings(verb_waiting_bytes_max=1_000))
     receiver, sender = world.arrive("b", BOB), world.arrive("a")
