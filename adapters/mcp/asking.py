@@ -101,7 +101,7 @@ class SkillCalls:
             agent=agent,
             skill=tool.skill.name,
             key=tool.key,
-            arguments=json.dumps(arguments, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
+            arguments=json.dumps(arguments, ensure_ascii=False, separators=(",", ":")).encode(),
             content_type=JSON_TYPE,
             deadline_ms=self._timeout_ms,
         )

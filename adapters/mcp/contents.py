@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 BINARY: Final = "application/octet-stream"
 
+DEPTH_MAX: Final = 200
+"""Levels of an answer that is also given as structured content: pydantic writes 255, and the result around it has some."""
+
 
 def text_of(payload: bytes) -> str | None:
     """The payload as text; None if it is not UTF-8."""
@@ -57,22 +60,22 @@ def message_json(message: Message) -> JsonObject:
         shown["sender"] = message.sender
     if message.retain:
         shown["retained"] = True
-    if envelope.content_type is not None:
-        shown["content_type"] = envelope.content_type
-    if envelope.reply_to is not None:
-        shown["reply_to"] = envelope.reply_to
-    if envelope.correlation is not None:
-        text = text_of(envelope.correlation)
-        shown["correlation"] = base64_of(envelope.correlation) if text is None else text
-    if envelope.cause is not None:
-        shown["cause"] = envelope.cause
+    for word, value in (
+        ("content_type", envelope.content_type),
+        ("reply_to", envelope.reply_to),
+        ("cause", envelope.cause),
+        ("sent_ms", envelope.sent_ms),
+    ):
+        if value is not None:
+            shown[word] = value
+    _show(shown, "correlation", envelope.correlation)
+    _show(shown, "key", envelope.key)
     if envelope.expires_ms != NEVER:
         shown["expires_ms"] = envelope.expires_ms
+    if envelope.hops:
+        shown["hops"] = envelope.hops
     if envelope.headers:
-        shown["headers"] = [
-            {"name": name, "value": None if value is None else value.decode(errors="replace")}
-            for name, value in envelope.headers
-        ]
+        shown["headers"] = [_show({"name": name}, "value", value) for name, value in envelope.headers]
     return shown
 
 
@@ -105,14 +108,14 @@ def answer_result(payload: bytes | None, content_type: str | None, uri: str) -> 
 
 
 def object_of(text: str) -> dict[str, Any] | None:
-    """The JSON object a text is; None if it is anything else."""
+    """The JSON object a text is; None if it is anything else, or nested so deeply that it cannot go into a result."""
     if text.lstrip()[:1] != "{":
         return None
     try:
         value = strict_json(text)
     except ValueError:
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and _shallow(value) else None
 
 
 def strict_json(text: str | bytes) -> Any:
@@ -139,6 +142,38 @@ def refused_result(refusal: Refusal) -> JsonObject:
     if refusal.retry_after_ms:
         text += f" (try again in {refusal.retry_after_ms} ms)"
     return {"resultType": "complete", "content": [{"type": "text", "text": text}], "isError": True}
+
+
+def encodable(value: object) -> bool:
+    """Whether UTF-8 can hold every text in a JSON value: JSON can spell half a surrogate pair, which it cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
+
+
+def _shallow(value: object) -> bool:
+    """Whether nothing in a JSON value is nested deeper than ``DEPTH_MAX``."""
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return True
+    return False
+
+
+def _show(shown: JsonObject, word: str, value: bytes | None) -> JsonObject:
+    """Adds bytes under ``word`` if they are text, else under ``word_base64``; nothing for None."""
+    if value is not None:
+        text = text_of(value)
+        shown[word if text is not None else f"{word}_base64"] = text if text is not None else base64_of(value)
+    return shown
 
 
 def _refuse_constant(constant: str) -> object:

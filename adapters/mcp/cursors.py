@@ -48,7 +48,7 @@ class Cursor:
         self.inbox.missed(count)
 
     def _closed(self, refusal: Refusal) -> None:
-        self.inbox.wake()
+        self.inbox.close()
 
 
 @final
@@ -69,7 +69,9 @@ class Cursors:
     ) -> Cursor | Refusal:
         """The caller's cursor of that name on ``filter_``: the one there is, with a new lease, or a new one."""
         known = self._by_key.get((caller.principal.name, name or ""))
-        if known is not None and known.session.closed is None:
+        if known is not None and known.session.closed is not None:
+            self._end(known, clean=True)
+        elif known is not None:
             if known.filter != filter_ or known.session.agent != caller.agent:
                 detail = f"your cursor {shown(known.name)} reads {shown(known.filter)} as {shown(known.session.agent)}"
                 return Refusal(Reason.CONFLICT, detail)

@@ -74,8 +74,8 @@ class MeshActs:
 
     async def read(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
         """Messages of a channel, from an offset or the newest."""
-        name, limit = given["channel"], given.get("limit", LIMIT)
-        offset = given.get("offset")
+        name, limit = given["channel"], int(given.get("limit", LIMIT))
+        offset = None if "offset" not in given else int(given["offset"])
         if offset is None:
             newest = self._broker.last_of(name)
             offset = None if newest is None else max(0, newest.offset + 1 - limit)
@@ -95,7 +95,7 @@ class MeshActs:
             if not page.messages:
                 break
         outcome: JsonObject = {"messages": [message_json(m) for m in messages], "next_offset": offset}
-        if lost and given.get("offset") is not None:
+        if lost and "offset" in given:
             outcome["lost"] = lost
         retained = self._broker.retained_of(name)
         if retained is not None and retained.number == number:
@@ -105,7 +105,7 @@ class MeshActs:
     async def wait(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
         """The next messages, of a cursor or of a channel from now on."""
         timeout_s = min(given.get("timeout_s", WAIT_S), self._settings.wait_timeout_max_s)
-        limit = given.get("limit", LIMIT)
+        limit = int(given.get("limit", LIMIT))
         if ("cursor" in given) == ("channel" in given):
             return Refusal(Reason.ARGUMENTS_INVALID, "give either a cursor from mesh_join, or a channel")
         if "cursor" in given:
@@ -117,7 +117,7 @@ class MeshActs:
             caller.agent,
             take=lambda feed, message: inbox.offer(feed.name, message),
             on_lost=lambda feed, count: inbox.missed(count),
-            on_close=lambda refusal: inbox.wake(),
+            on_close=lambda refusal: inbox.close(),
         )
         refusal = self._broker.attach(listener)
         if refusal is not None:
@@ -126,7 +126,7 @@ class MeshActs:
             subscription = self._broker.subscribe(listener, given["channel"], retained=False)
             if isinstance(subscription, Refusal):
                 return subscription
-            await _arrival(inbox, timeout_s)
+            await inbox.arrival(timeout_s)
             return listener.closed or self._taken(inbox, limit)
         finally:
             self._broker.detach(listener)
@@ -157,7 +157,7 @@ class MeshActs:
             state=given.get("state"),
         )
         found = self._broker.directory.find(caller.principal, query)
-        limit = given.get("limit", AGENTS)
+        limit = int(given.get("limit", AGENTS))
         return {"agents": [_agent_json(agent) for agent in found[:limit]], "more": len(found) > limit}
 
     async def members(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
@@ -187,7 +187,7 @@ class MeshActs:
     async def _wait_cursor(self, cursor: Cursor, timeout_s: float, limit: int) -> Outcome:
         cursor.readers += 1
         try:
-            await _arrival(cursor.inbox, timeout_s)
+            await cursor.inbox.arrival(timeout_s)
         finally:
             cursor.readers -= 1
         outcome = self._taken(cursor.inbox, limit)
@@ -227,23 +227,10 @@ class MeshActs:
         )
 
 
-async def _arrival(inbox: Inbox, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await inbox.news()
-    except TimeoutError:
-        pass
-
-
 def _payload(given: JsonObject) -> bytes | Refusal:
     if ("text" in given) == ("base64" in given):
         return Refusal(Reason.ARGUMENTS_INVALID, "give the payload as text, or as base64, not both")
-    if "base64" in given:
-        return from_base64(given["base64"])
-    try:
-        return str(given["text"]).encode()
-    except UnicodeEncodeError:
-        return Refusal(Reason.PAYLOAD_INVALID, "text holds half a surrogate pair, which UTF-8 cannot hold")
+    return from_base64(given["base64"]) if "base64" in given else str(given["text"]).encode()
 
 
 def _agent_json(agent: Agent) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _hints(*, reads: bool = False, destroys: bool = False, repeatable: bool = Fa
 
 
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
-_COUNT: Final[dict[str, Any]] = {"type": "integer", "minimum": 0}
+_COUNT: Final[dict[str, Any]] = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 _CHANNEL: Final[dict[str, Any]] = {
     "type": "string",
     "minLength": 1,
@@ -86,6 +86,7 @@ _LIMIT: Final[dict[str, Any]] = {
 _LEASE: Final[dict[str, Any]] = {
     "type": "number",
     "exclusiveMinimum": 0,
+    "maximum": 10**9,
     "description": "Seconds until it ends by itself; every use starts it anew.",
 }
 _CURSOR: Final[dict[str, Any]] = {"type": "string", "minLength": 1, "maxLength": 200}
@@ -103,9 +104,18 @@ _MESSAGE: Final[dict[str, Any]] = _object(
         "content_type": _TEXT,
         "reply_to": _TEXT,
         "correlation": _TEXT,
+        "correlation_base64": _TEXT,
+        "key": _TEXT,
+        "key_base64": _TEXT,
         "cause": _TEXT,
+        "sent_ms": {"type": "integer"},
         "expires_ms": _COUNT,
-        "headers": {"type": "array", "items": _object({"name": _TEXT, "value": {"type": ["string", "null"]}}, "name")},
+        "hops": _COUNT,
+        "headers": {
+            "type": "array",
+            "description": "In order. The value is text, or base64, or neither if it has none.",
+            "items": _object({"name": _TEXT, "value": _TEXT, "value_base64": _TEXT}, "name"),
+        },
     },
     "channel",
     "id",

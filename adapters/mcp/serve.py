@@ -11,7 +11,7 @@ from dragoman.adapters.mcp.asking import SkillCalls
 from dragoman.adapters.mcp.callers import Caller
 from dragoman.adapters.mcp.catalog import Catalog
 from dragoman.adapters.mcp.changes import Changes
-from dragoman.adapters.mcp.contents import mesh_result, refused_result
+from dragoman.adapters.mcp.contents import encodable, mesh_result, refused_result
 from dragoman.adapters.mcp.cursors import Cursors
 from dragoman.adapters.mcp.kernel import INTERNAL_ERROR, INVALID_PARAMS, JsonObject, Request, RpcError
 from dragoman.adapters.mcp.listen import listen
@@ -109,6 +109,8 @@ class MeshServe:
         """The outcome of one tool."""
         caller = _caller(request)
         arguments = dict(params.arguments or {})
+        if not encodable(arguments):
+            return refused_result(Refusal(Reason.ARGUMENTS_INVALID, "text that is no Unicode, or nested too deeply"))
         mesh_tool = self._mesh_tools.get(params.name)
         if mesh_tool is not None:
             return await self._call_mesh(caller, mesh_tool, arguments)

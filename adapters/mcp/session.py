@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.routing.refusals import Reason, Refusal
@@ -27,13 +28,14 @@ MESSAGE_OVERHEAD: Final = 256
 class Inbox:
     """Messages taken and not yet handed out, bounded in count and bytes, and the gaps told in between."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_count_max", "_news", "entries", "lost")
+    __slots__ = ("_bytes", "_bytes_max", "_closed", "_count_max", "_news", "entries", "lost")
 
     def __init__(self, count_max: int, bytes_max: int) -> None:
         assert count_max > 0
         self.entries: deque[tuple[str, Message]] = deque()
         self.lost = 0
         self._bytes = 0
+        self._closed = False
         self._count_max = count_max
         self._bytes_max = bytes_max
         self._news = asyncio.Event()
@@ -52,13 +54,19 @@ class Inbox:
         self.lost += max(count, 1)
         self._news.set()
 
-    def wake(self) -> None:
-        """Makes a waiting reader look again."""
+    def close(self) -> None:
+        """Nothing more will come: whoever waits is let go."""
+        self._closed = True
         self._news.set()
 
-    async def news(self) -> None:
-        """Returns when something is there, or ``wake`` was called."""
-        await self._news.wait()
+    async def arrival(self, timeout_s: float) -> None:
+        """Returns when something is there to take, nothing more will come, or the time is up."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                # Several may wait: who comes too late waits on.
+                while not (self.entries or self.lost or self._closed):
+                    self._news.clear()
+                    await self._news.wait()
 
     def take(self, count: int, payload_bytes: int) -> list[tuple[str, Message]]:
         """Hands out up to ``count`` messages of together about ``payload_bytes``, at least one if there is any."""
@@ -71,8 +79,6 @@ class Inbox:
             budget -= size
             self._bytes -= size
             taken.append(self.entries.popleft())
-        if not self.entries:
-            self._news.clear()
         return taken
 
     def take_lost(self) -> int:

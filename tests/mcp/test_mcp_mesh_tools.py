@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from mcp_mesh import McpMesh, Server, eventually, mcp_mesh
 
+from dragoman.adapters.mcp.session import McpSession
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.presence import State
 from dragoman.broker.principal import ANONYMOUS
 from dragoman.routing.cards import Skill
+from dragoman.routing.message import Envelope, Message
+from dragoman.routing.refusals import Reason, Refusal
 
 
 def run(body: Any, gate: GateSettings | None = None, **settings: Any) -> None:
@@ -60,6 +63,7 @@ def test_what_is_published_is_read_with_all_it_came_with() -> None:
             "cause": "1-0",
         }
         assert first["headers"] == [{"name": "a", "value": "b"}]
+        assert first["key"] == "k"
         assert first["expires_ms"] - first["time_ms"] in range(999_000, 1_001_000)
         assert (second["base64"], read["next_offset"]) == ("AP8=", 2)
         assert read["retained"]["text"] == "grün"
@@ -82,6 +86,8 @@ def test_what_is_published_is_read_with_all_it_came_with() -> None:
         {"channel": "a", "text": "x", "cause": "nonsense"},
         {"channel": "a", "text": "x", "reply_to": "a/+"},
         {"channel": "a", "text": "\ud800"},
+        {"channel": "a", "text": "x", "key": "\ud800"},
+        {"channel": "a", "text": "x", "expires_s": 1e308},
         {"channel": "a", "text": "x", "typo": 1},
     ],
 )
@@ -119,6 +125,9 @@ def test_the_newest_are_read_unless_an_offset_is_given() -> None:
         assert await read(offset=0, limit=2) == (["0", "1"], 2)
         assert await read(offset=2, limit=2) == (["2", "3"], 4)
         assert await read(offset=10) == ([], 10)
+        assert await read(offset=0.0, limit=1.0) == (["0"], 1), "in JSON a number is whole by its value"  # type: ignore[arg-type]
+        for wrong in ({"offset": -1}, {"offset": 0.5}, {"limit": 0}, {"limit": 1001}, {"offset": 1e300}):
+            assert text(await mesh.call("mesh_read", {"channel": "a", **wrong})).startswith("arguments-invalid: ")
         refused = await mesh.call("mesh_read", {"channel": "no/such"})
         assert text(refused).startswith("unknown-channel: ")
 
@@ -172,6 +181,52 @@ def test_a_cursor_misses_nothing_between_two_waits() -> None:
         assert text(gone).startswith("gone: ")
 
     run(body, cursor_messages_max=4)
+
+
+def test_what_is_no_text_is_shown_as_base64() -> None:
+    async def body(mesh: McpMesh) -> None:
+        envelope = Envelope(
+            headers=(("a", b"\xff"), ("b", None), ("a", b"")), correlation=b"\xff", key=b"\xfe", sent_ms=7
+        )
+        session = McpSession(ANONYMOUS, "")
+        assert mesh.broker.attach(session) is None
+        assert mesh.broker.publish(session, Message("a", None, envelope=envelope)) == 0
+        mesh.broker.detach(session)
+        (shown,) = (await mesh.call("mesh_read", {"channel": "a"}))["structuredContent"]["messages"]
+        assert shown["headers"] == [{"name": "a", "value_base64": "/w=="}, {"name": "b"}, {"name": "a", "value": ""}]
+        assert (shown["correlation_base64"], shown["key_base64"], shown["sent_ms"]) == ("/w==", "/g==", 7)
+        assert "text" not in shown
+        assert "base64" not in shown
+
+    run(body)
+
+
+def test_two_may_wait_on_one_cursor_and_each_message_goes_to_one_of_them() -> None:
+    async def body(mesh: McpMesh) -> None:
+        wait = {"cursor": (await mesh.call("mesh_join", {"channel": "a"}))["structuredContent"]["cursor"], "limit": 1}
+        both = [asyncio.create_task(mesh.call("mesh_wait", wait)) for _ in range(2)]
+        await eventually(lambda: len(list(mesh.broker.sessions())) == 3)
+        for word in ("one", "two"):
+            await mesh.call("mesh_publish", {"channel": "a", "text": word})
+        heard = [message["text"] for done in both for message in (await done)["structuredContent"]["messages"]]
+        assert sorted(heard) == ["one", "two"]
+
+    run(body)
+
+
+def test_a_cursor_the_mesh_ended_can_be_joined_anew() -> None:
+    async def body(mesh: McpMesh) -> None:
+        join = {"channel": "a", "cursor": "mine"}
+        await mesh.call("mesh_join", join)
+        (session,) = mesh.broker.sessions()
+        waiting = asyncio.create_task(mesh.call("mesh_wait", {"cursor": "mine"}))
+        await eventually(lambda: len(list(mesh.broker.sessions())) == 2)
+        session.close(Refusal(Reason.DISCONNECTED, "by the administrator"))
+        assert text(await waiting).startswith("disconnected: ")
+        assert "isError" not in await mesh.call("mesh_join", join)
+        assert len(list(mesh.broker.sessions())) == 1
+
+    run(body, cursors_per_principal_max=1)
 
 
 def test_joining_again_is_the_same_cursor_and_another_channel_is_a_conflict() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -290,6 +291,14 @@ def test_arguments_arrive_as_they_were_given() -> None:
         given = {"n": 12345678901234567890, "t": "ü\u2028", "deep": [{"x": None}]}
         await mesh.call("say", given)
         assert mesh.calls.started[0].arguments == given
+        for levels in (150, 400):
+            nested: Any = {}
+            for _ in range(levels):
+                nested = {"x": [nested]} if levels == 400 else {"x": nested}
+            result = await mesh.call("say", nested)
+            assert json.loads(text(result)) == nested
+            assert result.get("structuredContent") == (nested if levels == 150 else None)
+        assert text(await mesh.call("say", {"t": "\ud800"})).startswith("arguments-invalid: ")
 
     run(body)
 
