@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BINARY: Final = "application/octet-stream"
 
 DEPTH_MAX: Final = 200
-"""Levels of an answer that is also given as structured content: pydantic writes 255, and the result around it has some."""
+"""Levels of an answer that is also given as structured content. Pydantic writes 255, and the result has some itself."""
 
 
 def text_of(payload: bytes) -> str | None:
