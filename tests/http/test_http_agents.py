@@ -6,7 +6,15 @@ import asyncio
 
 import pytest
 
-from tests.http.http_mesh import HttpMesh, eventually, http_mesh
+from dragoman.adapters.http.calls import AskStream
+from dragoman.adapters.http.session import StreamSession
+from dragoman.adapters.http.settings import HttpSettings
+from dragoman.adapters.http.streams import present
+from dragoman.broker.gate_settings import GateSettings, RuleSettings
+from dragoman.broker.principal import Principal
+from dragoman.routing.cards import Skill
+from dragoman.routing.refusals import Refusal
+from tests.http.http_mesh import Events, HttpMesh, eventually, http_mesh
 
 CARD = {"name": "Summariser", "skills": [{"name": "summarise", "tags": ["text"]}]}
 
@@ -89,6 +97,21 @@ def test_a_watch_tells_every_change_after_a_revision():
                 assert seen["agent"] == "three"
             async with mesh.events("/v1/agents?watch=true&revision=999999") as events:
                 assert (await events.next()).kind == "gap"
+
+    asyncio.run(main())
+
+
+def test_a_watch_does_not_show_whom_one_may_not_see():
+    async def main():
+        hidden = RuleSettings(effect="deny", who=("bob",), actions=("read",), filters=("$mesh/v1/agents/secret",))
+        async with http_mesh(gate=GateSettings(rules=(hidden,))) as mesh:
+            headers = {"Authorization": "Bearer bob"}
+            async with mesh.events("/v1/agents?watch=true", headers=headers) as events:
+                await register(mesh, "secret")
+                await register(mesh, "open")
+                assert (await events.next()).data["agent"] == "open"
+            status, problem, _ = await mesh.ask("GET", "/v1/agents/secret", token="bob")
+            assert (status, problem["type"]) == (404, "unknown-agent")
 
     asyncio.run(main())
 
@@ -202,8 +225,6 @@ def test_a_call_is_streamed_to_its_end():
                 async with mesh.http.post(
                     mesh.url + "/v1/calls", json={"skill": "summarise"}, headers=accept
                 ) as answer:
-                    from tests.http.http_mesh import Events
-
                     events = Events(answer)
                     assert answer.headers["Location"].startswith("/v1/calls/")
                     ask = await asks.next()
@@ -271,6 +292,26 @@ def test_a_caller_that_leaves_without_a_key_cancels_and_the_server_is_told():
                             "POST", "/v1/calls", json={"skill": "summarise"}, headers={**sent, "Prefer": "wait=0"}
                         )
                         assert (status, call["id"]) == (202, ask.data["call"])
+
+    asyncio.run(main())
+
+
+def test_only_so_many_asks_wait_for_a_server_that_does_not_read():
+    async def main():
+        settings = HttpSettings(stream_max_messages=2, stall_max_ms=5_000)
+        async with http_mesh(settings) as mesh:
+            await register(mesh)
+            session = StreamSession(mesh.broker, Principal("alice"), "writer", settings)
+            stream = AskStream(session, 2, 1 << 20)
+            with mesh.surface.streaming(session), present(mesh.broker, session):
+                offered = mesh.broker.directory.offer(session, "writer", Skill("summarise"), stream.ask)
+                assert not isinstance(offered, Refusal)
+                headers = {"Prefer": "wait=0"}
+                calls = [
+                    await mesh.ask("POST", "/v1/calls", json={"skill": "summarise"}, headers=headers) for _ in "123"
+                ]
+                assert [call["state"] for _, call, _ in calls] == ["working", "working", "waiting"]
+                assert stream.take().count(b"event: ask") == 2
 
     asyncio.run(main())
 

@@ -165,10 +165,18 @@ def test_the_same_key_is_said_once():
     async def main():
         async with http_mesh() as mesh:
             answers = []
+            await mesh.ask("POST", "/v1/channels/another", token="alice", headers={"Idempotency-Key": "k"})
+            await mesh.publish("another", "x")
             for token, key in (("alice", "k"), ("alice", "k"), ("bob", "k"), ("alice", "other")):
                 headers = {"Idempotency-Key": key}
                 answers.append(await mesh.ask("POST", "/v1/channels/c", data="x", token=token, headers=headers))
-            assert [answer["offset"] for _, answer, _ in answers] == [0, 0, 1, 2]
+            assert [(answer["channel"], answer["offset"]) for _, answer, _ in answers] == [
+                ("c", 0),
+                ("c", 0),
+                ("c", 1),
+                ("c", 2),
+            ]
+            assert mesh.broker.channels.by_name["c"].visible == 3
             status, problem, _ = await mesh.ask("POST", "/v1/channels/c", headers={"Idempotency-Key": "k" * 256})
             assert (status, problem["type"]) == (400, "arguments-invalid")
 
@@ -279,6 +287,7 @@ def test_a_body_beyond_the_limit_is_refused_before_and_while_it_is_read():
             for data in (b"x" * 1025, slices()):
                 status, problem, _ = await mesh.ask("POST", "/v1/channels/c", data=data)
                 assert (status, problem["type"]) == (413, "too-large")
+                assert "1025 bytes, at most 1024" in problem["detail"] or not isinstance(data, bytes)
             status, _, _ = await mesh.ask("POST", "/v1/channels/c", data=b"x" * 1024)
             assert status == 201
             status, problem, _ = await mesh.ask(
@@ -306,5 +315,19 @@ def test_the_list_shows_only_what_may_be_read():
             for path in ("/v1/channels/secret/x", "/v1/channels/secret/x?last=true"):
                 status, problem, _ = await mesh.ask("GET", path, token="alice")
                 assert (status, problem["type"]) == (403, "not-authorized")
+
+    asyncio.run(main())
+
+
+def test_what_has_expired_is_not_shown():
+    async def main():
+        async with http_mesh() as mesh:
+            for lifetime, status in (("0", 201), ("60000", 201)):
+                got, _, _ = await mesh.ask("POST", "/v1/channels/c", headers={"Mesh-Expires-Ms": lifetime})
+                assert got == status
+            _, page, _ = await mesh.ask("GET", "/v1/channels/c")
+            assert [m["offset"] for m in page["messages"]] == [1]
+            _, _, head = await mesh.ask("GET", "/v1/channels/c?last=true")
+            assert 0 < int(head["mesh-expires-ms"]) <= 60_000
 
     asyncio.run(main())

@@ -34,6 +34,21 @@ class FullLog(MemoryLog):
         return Refusal(Reason.STORAGE_FULL, "the log's budget is used up") if self.full else super().append(message)
 
 
+class RefusingLog(MemoryLog):
+    """A log whose commits fail."""
+
+    failing = False
+
+    def open(self, on_commit, on_refused):
+        def commit(ticket: Ticket) -> None:
+            if self.failing:
+                on_refused(ticket, Refusal(Reason.STORAGE_FAILED, "the disk said no"))
+            else:
+                on_commit(ticket)
+
+        super().open(commit, on_refused)
+
+
 def test_ready_means_that_a_message_went_through_a_commit():
     async def main():
         async with http_mesh() as mesh:
@@ -106,6 +121,13 @@ def test_a_publisher_is_not_kept_waiting_for_ever():
 
 def test_a_full_log_is_507_and_a_refused_commit_too():
     async def main():
+        failing = RefusingLog()
+        async with http_mesh(log=failing) as mesh:
+            await mesh.ask("GET", "/readyz")
+            failing.failing = True
+            status, problem, _ = await mesh.ask("POST", f"/v1/channels?name={READY_CHANNEL}")
+            assert (status, problem["type"]) == (507, "storage-failed")
+            failing.failing = False
         log = FullLog()
         async with http_mesh(log=log) as mesh:
             await mesh.ask("GET", "/readyz")

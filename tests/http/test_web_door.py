@@ -7,6 +7,7 @@ import base64
 import logging
 import socket
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -188,6 +189,10 @@ def test_connections_are_counted_and_limited():
             writer.close()
             assert wire.turned_away == 1
             await eventually(lambda: wire.open == 1)
+            await mesh.http.connector.close()
+            await eventually(lambda: wire.open == 0)
+            async with aiohttp.ClientSession() as another, another.get(mesh.url + "/healthz") as answer:
+                assert answer.status == 200
 
     asyncio.run(main())
 
