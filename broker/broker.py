@@ -24,6 +24,7 @@ from dragoman.broker.rooms import Rooms
 from dragoman.broker.route import Route
 from dragoman.broker.subscription import Place, Start, Subscription
 from dragoman.broker.timers import Timers
+from dragoman.broker.verbs import Verbs
 from dragoman.routing.message import Envelope, Header, Message
 from dragoman.routing.names import check_filter, check_name, is_exact, shown
 from dragoman.routing.refusals import Reason, Refusal
@@ -86,6 +87,7 @@ class Broker:
         self.core.permits = self.rooms.permits
         self.directory.describe_channels(self.rooms.about)
         self.calls = Calls(clock, self.timers, self.directory, gate, log, self.tell, self.later, agents)
+        self.verbs = Verbs(clock, self.directory, self.calls, gate, self.later, self.publish, agents)
         self._sessions: dict[Session, dict[Subscription, None]] = {}
         self._waiters: dict[Ticket, list[Callable[[Refusal | None], None]]] = {}
         self._stopping = False
@@ -175,6 +177,8 @@ class Broker:
         subscriptions = self._sessions.get(session)
         if subscriptions is None:
             return
+        # First the verbs: a skill unsubscribed is a skill withdrawn, and a sleeper keeps its skills.
+        self.verbs.detach(session)
         for subscription in list(subscriptions):
             self.unsubscribe(subscription)
         del self._sessions[session]
@@ -210,6 +214,8 @@ class Broker:
         message gets the original's number and offset.
         """
         self.core.tick()
+        if self.verbs.owns(message.name):
+            return self._said(session, message, self.verbs.publish(session, message))
         if self._stopping:
             return self._no(Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down"))
         if len(message.payload or b"") > self.settings.message_bytes_max:
@@ -231,6 +237,8 @@ class Broker:
                     self.core.commits.tell(known, session)
                 return known
         message.sender = session.agent
+        if message.envelope is not None:
+            message.envelope = self.verbs.absolute(session, message.envelope)
         answer = route.publish(session, message)
         if isinstance(answer, Refusal):
             return answer
@@ -238,6 +246,16 @@ class Broker:
         self.metrics.bytes_in += len(message.payload or b"")
         if dedupe is not None:
             self.dedupe.remember(*dedupe, message, answer)
+        return answer
+
+    def _said(self, session: Session, message: Message, answer: Ticket | Refusal) -> Ticket | Refusal:
+        """Counts what a verb did, and sees to it that its session hears of the ticket."""
+        if isinstance(answer, Refusal):
+            return self._no(answer)
+        self.metrics.messages_in += 1
+        self.metrics.bytes_in += len(message.payload or b"")
+        if answer:
+            self.core.commits.tell(answer, session)
         return answer
 
     @property
@@ -289,7 +307,9 @@ class Broker:
         allows. ``start``: where an exact subscription begins; a place in an older creation of the
         channel is a gap. What comes afterwards is pushed; see ``Session.deliver``.
         """
-        refusal = check_filter(filter_) or self._may(session, Action.SUBSCRIBE, filter_)
+        refusal = check_filter(filter_)
+        if refusal is None and not self.verbs.owns(filter_):
+            refusal = self._may(session, Action.SUBSCRIBE, filter_)
         if refusal is not None:
             return self._no(refusal)
         mine = self._sessions[session]
@@ -300,6 +320,13 @@ class Broker:
                     f"the session has {len(mine)} subscriptions, broker.subscriptions_per_session_max allows no more",
                 )
             )
+        if self.verbs.owns(filter_):
+            heard = self.verbs.subscribe(session, filter_, wish=wish, identifier=identifier)
+            if isinstance(heard, Refusal):
+                return self._no(heard)
+            mine[heard] = None
+            self.metrics.subscriptions += 1
+            return heard
         self.core.tick()
         exact = is_exact(filter_)
         subscription = Subscription(
@@ -330,7 +357,9 @@ class Broker:
         return subscription
 
     def replay(self, subscription: Subscription) -> None:
-        """Gives the retained values that match, through ``deliver``, as credit allows."""
+        """Gives the retained values that match, through ``deliver``, as credit allows. Verbs have none."""
+        if self.verbs.owns(subscription.filter):
+            return
         self.core.pump.replay(subscription, self._retained(subscription.session, subscription.filter))
 
     def change(
@@ -341,6 +370,8 @@ class Broker:
         subscription.no_local = no_local
         subscription.keep_retain = keep_retain
         subscription.identifier = identifier
+        if self.verbs.owns(subscription.filter):
+            return
         if subscription.exact:
             self.channels.by_name[subscription.filter].generation = STALE
         else:
@@ -354,6 +385,8 @@ class Broker:
             return
         del mine[subscription]
         self.metrics.subscriptions -= 1
+        if self.verbs.unsubscribe(subscription):
+            return
         if subscription.exact:
             channel = self.channels.by_name[subscription.filter]
             if channel.unsubscribed(subscription):
@@ -370,6 +403,7 @@ class Broker:
         """The session has credit again. Not to be called from within ``deliver``."""
         self.core.tick()
         self.core.pump.resume(session)
+        self.verbs.resume(session)
 
     def _begin(self, channel: Channel, session: Session, start: Start | Place) -> None:
         """Puts an exact subscription's feed behind, at the place it asks for, and reads from there."""
