@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -243,3 +243,13 @@ async def mcp_mesh(settings: McpSettings | None = None, gate: GateSettings | Non
     finally:
         await runner.cleanup()
         await broker.stop()
+
+
+def run(body: Callable[[McpMesh], Awaitable[None]], gate: GateSettings | None = None, **settings: Any) -> None:
+    """Runs a test against a mesh. A test that hangs fails."""
+
+    async def main() -> None:
+        async with mcp_mesh(McpSettings(**settings), gate) as mesh, asyncio.timeout(20):
+            await body(mesh)
+
+    asyncio.run(main())

@@ -10,23 +10,12 @@ from typing import Any
 
 import pytest
 from mcp.client.client import Client
-from mcp_mesh import McpMesh, mcp_mesh
+from mcp_mesh import McpMesh, run
 
-from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.routing.cards import Skill
 
 SCHEMA = {"type": "object", "properties": {"celsius": {"type": "number"}}, "required": ["celsius"]}
 ERAS = {"auto": "2026-07-28", "legacy": "2025-11-25", "2026-07-28": "2026-07-28"}
-
-
-def run(body: Any, **settings: Any) -> None:
-    """Runs a test against a mesh."""
-
-    async def main() -> None:
-        async with mcp_mesh(McpSettings(tools_changed_debounce_s=0.01, **settings)) as mesh:
-            await body(mesh)
-
-    asyncio.run(main())
 
 
 @pytest.mark.parametrize("mode", ERAS)
@@ -57,7 +46,7 @@ def test_the_sdk_lists_and_calls_tools(mode: str) -> None:
             refused = await client.call_tool("set_temperature", {"celsius": "warm"})
             assert refused.is_error
 
-    run(body)
+    run(body, tools_changed_debounce_s=0.01)
 
 
 @pytest.mark.parametrize("mode", ERAS)
@@ -86,7 +75,7 @@ def test_the_sdk_uses_the_mesh(mode: str) -> None:
             templates = (await client.list_resource_templates()).resource_templates
             assert templates[0].uri_template == "channel:///{+name}"
 
-    run(body)
+    run(body, tools_changed_debounce_s=0.01)
 
 
 def test_the_sdk_listens() -> None:
@@ -100,7 +89,7 @@ def test_the_sdk_listens() -> None:
                 assert type(await asyncio.wait_for(anext(events), 5)).__name__ == "ToolsListChanged"
             assert "new_tool" in [tool.name for tool in (await client.list_tools()).tools]
 
-    run(body)
+    run(body, tools_changed_debounce_s=0.01)
 
 
 def test_the_older_sdk_client_hears_of_new_tools() -> None:
@@ -118,7 +107,7 @@ def test_the_older_sdk_client_hears_of_new_tools() -> None:
                     await asyncio.sleep(0.02)
             assert heard.get_nowait() == "notifications/tools/list_changed"
 
-    run(body)
+    run(body, tools_changed_debounce_s=0.01)
 
 
 def test_the_sdk_takes_a_call_back() -> None:
@@ -133,7 +122,7 @@ def test_the_sdk_takes_a_call_back() -> None:
             await asyncio.wait_for(mesh.calls.started[0].cancelled.wait(), 5)
             await asyncio.wait([asking])
 
-    run(body)
+    run(body, tools_changed_debounce_s=0.01)
 
 
 @pytest.mark.slow
@@ -157,4 +146,4 @@ def test_the_typescript_client(mode: str, require: Callable[[str], str]) -> None
         assert told["refused"] is True
         assert told["heard"] == ("channel:///a" if mode == "auto" else None)
 
-    run(body)
+    run(body, tools_changed_debounce_s=0.01)

@@ -6,22 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from mcp_mesh import McpMesh, eventually, mcp_mesh, next_event
+from mcp_mesh import McpMesh, eventually, next_event, run
 
 from dragoman.adapters.mcp.handshakes import HandshakeSession, HandshakeSessions
 from dragoman.adapters.mcp.kernel import Kernel
-from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.routing.cards import Skill
-
-
-def run(body: Any, **settings: Any) -> None:
-    """Runs a test against a mesh."""
-
-    async def main() -> None:
-        async with mcp_mesh(McpSettings(**settings)) as mesh:
-            await body(mesh)
-
-    asyncio.run(main())
 
 
 def hello(version: str = "2025-11-25") -> dict[str, Any]:

@@ -6,26 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
-from mcp_mesh import McpMesh, Server, eventually, mcp_mesh
+from mcp_mesh import McpMesh, Server, eventually, run
 
 from dragoman.adapters.mcp.session import McpSession
-from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.presence import State
 from dragoman.broker.principal import ANONYMOUS
 from dragoman.routing.cards import Skill
 from dragoman.routing.message import Envelope, Message
 from dragoman.routing.refusals import Reason, Refusal
-
-
-def run(body: Any, gate: GateSettings | None = None, **settings: Any) -> None:
-    """Runs a test against a mesh."""
-
-    async def main() -> None:
-        async with mcp_mesh(McpSettings(**settings), gate) as mesh:
-            await body(mesh)
-
-    asyncio.run(main())
 
 
 def text(result: dict[str, Any]) -> str:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
-from mcp_mesh import McpMesh, events, eventually, mcp_mesh, modern, next_event
+from mcp_mesh import McpMesh, events, eventually, modern, next_event, run
 
 from dragoman.adapters.mcp.session import McpSession
-from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.principal import ANONYMOUS
 from dragoman.routing.cards import Skill
 from dragoman.routing.message import Message
-
-
-def run(body: Any, gate: GateSettings | None = None, **settings: Any) -> None:
-    """Runs a test against a mesh."""
-
-    async def main() -> None:
-        async with mcp_mesh(McpSettings(**settings), gate) as mesh:
-            await body(mesh)
-
-    asyncio.run(main())
-
 
 # -- resources ---------------------------------------------------------------------------------------
 

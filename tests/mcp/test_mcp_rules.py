@@ -7,20 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from mcp_mesh import META, MODERN, McpMesh, events, eventually, mcp_mesh, modern, next_event
+from mcp_mesh import META, MODERN, McpMesh, events, eventually, modern, next_event, run
 
-from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.routing.cards import Skill
-
-
-def run(body: Any, **settings: Any) -> None:
-    """Runs a test against a mesh."""
-
-    async def main() -> None:
-        async with mcp_mesh(McpSettings(**settings)) as mesh:
-            await body(mesh)
-
-    asyncio.run(main())
 
 
 def code(answer: Any) -> int:

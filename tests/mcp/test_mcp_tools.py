@@ -8,9 +8,8 @@ import json
 from typing import Any
 
 import pytest
-from mcp_mesh import McpMesh, mcp_mesh, modern
+from mcp_mesh import McpMesh, modern, run
 
-from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.routing.cards import Skill
 from dragoman.routing.refusals import Reason
@@ -31,16 +30,6 @@ MESH_TOOLS = [
     "mesh_read",
     "mesh_wait",
 ]
-
-
-def run(body: Any, gate: GateSettings | None = None, **settings: Any) -> None:
-    """Runs a test against a mesh."""
-
-    async def main() -> None:
-        async with mcp_mesh(McpSettings(**settings), gate) as mesh:
-            await body(mesh)
-
-    asyncio.run(main())
 
 
 async def tools(mesh: McpMesh, **headers: str) -> dict[str, dict[str, Any]]:
