@@ -7,14 +7,13 @@ import logging
 from collections.abc import Callable
 from typing import final
 
-import lmdb
-
 from dragoman.broker.log.frames import Frame
 from dragoman.broker.log.hot import HotTail
 from dragoman.broker.log.mover import Moved, Mover
 from dragoman.broker.log.overlay import Overlay
 from dragoman.broker.log.rows import Reached
 from dragoman.broker.log.settings import LogSettings
+from dragoman.broker.log.store import StoreError
 from dragoman.broker.log.worker import Outcome, Worker
 
 logger = logging.getLogger(__name__)
@@ -121,7 +120,7 @@ class Background:
         if self._stopped:
             return
         error = outcome.error
-        if isinstance(error, (lmdb.Error, OSError)):
+        if isinstance(error, (StoreError, OSError)):
             # The transaction left nothing behind; what it held is in the journal and in memory.
             self._unmoved[:0] = frames
             self.failures += 1

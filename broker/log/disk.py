@@ -100,7 +100,7 @@ class Disk:
                 os.close(descriptor)
         os.unlink(self.folder / name)
 
-    def replace(self, name: str, by: str) -> None:
+    def put_in_place(self, name: str, by: str) -> None:
         """Puts ``by`` in the place of ``name``, at once or not at all."""
         os.replace(self.folder / by, self.folder / name)
 

@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import final
 
-import lmdb
-
 from dragoman.broker.clock import Clock, SystemClock
 from dragoman.broker.log.background import Background
 from dragoman.broker.log.cold import ColdReader
@@ -27,7 +25,7 @@ from dragoman.broker.log.overlay import Overlay
 from dragoman.broker.log.reads import Reads
 from dragoman.broker.log.recovery import load_lanes, recover
 from dragoman.broker.log.settings import LogSettings
-from dragoman.broker.log.store import Store
+from dragoman.broker.log.store import Store, StoreError
 from dragoman.broker.log.weight import weight
 from dragoman.broker.log.worker import Outcome, Worker
 from dragoman.broker.log.writer import Writer, Written
@@ -325,7 +323,7 @@ class DiskLog:
             self._refusal = None
 
     def _background_progressed(self, error: BaseException | None) -> None:
-        if error is not None and not isinstance(error, (lmdb.Error, OSError)):
+        if error is not None and not isinstance(error, (StoreError, OSError)):
             self._fail(self._writing, error)
         self._send()
         self._wake()

@@ -45,20 +45,20 @@ class Opened:
 def recover(disk: Disk, settings: LogSettings) -> Opened:
     """Claims the folder and recovers it. Raises ``LogError``; then the folder is given up again."""
     disk.lock()
+    store: Store | None = None
+    opened: Opened | None = None
     try:
         claim(disk)
         store = Store(settings.folder, settings.map_bytes)
-        try:
-            return _recover(disk, settings, store)
-        except BaseException:
-            store.close()
-            raise
+        opened = _recover(disk, settings, store)
     except OSError as error:
-        disk.close()
         raise LogError(f"the data folder {disk.folder} cannot be recovered: {error.strerror or error}") from error
-    except BaseException:
-        disk.close()
-        raise
+    finally:
+        if opened is None:
+            if store is not None:
+                store.close()
+            disk.close()
+    return opened
 
 
 def claim(disk: Disk) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import struct
 from typing import Final, final
 
-import lmdb
-
-from dragoman.broker.log.contract import EVERYTHING
 from dragoman.broker.log.stored import Batch
 
 U64: Final = struct.Struct(">Q")
@@ -86,23 +83,3 @@ def place_row(batch: Batch, segment: int, start: int, length: int) -> bytes:
         start,
         length,
     )
-
-
-def seek(cursor: lmdb.Cursor, number: int, offset: int) -> bool:
-    """Moves to the batch that covers ``offset``, or else to the first one after it."""
-    key = KEY.pack(number, min(offset, EVERYTHING))
-    there = bool(cursor.set_range(key))
-    if there and cursor.key() == key:
-        return True
-    if cursor.prev() if there else cursor.last():
-        place = Place(*item(cursor))
-        if place.number == number and place.last_offset >= offset:
-            return True
-        return bool(cursor.next())
-    return bool(cursor.first())
-
-
-def item(cursor: lmdb.Cursor) -> tuple[bytes, bytes]:
-    """Key and value; bytes, since no transaction here is opened with ``buffers``."""
-    item: tuple[bytes, bytes] = cursor.item()  # type: ignore[assignment]  # the stubs allow for buffers
-    return item

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
-import lmdb
-
 from dragoman.broker.log.contract import LogError
 from dragoman.broker.log.disk import Disk
 from dragoman.broker.log.disk_log import DiskLog
@@ -75,13 +73,10 @@ def compact(settings: LogSettings) -> tuple[int, int]:
         if new in disk.names():
             disk.remove(new)
         before = disk.names()[STORE_NAME]
-        try:
-            opened.store.env.copy(str(settings.folder / new), compact=True)
-        except lmdb.Error as error:
-            raise LogError(f"{settings.folder / new} could not be written: {error}") from error
+        opened.store.copy_to(settings.folder / new)
         disk.flush(new)
         opened.store.close()
-        disk.replace(STORE_NAME, by=new)
+        disk.put_in_place(STORE_NAME, by=new)
         disk.flush_folder()
         return before, disk.names()[STORE_NAME]
     finally:
@@ -137,10 +132,7 @@ def _copy_store(store: Store, copy: Disk) -> None:
     if strangers:
         raise LogError(f"{copy.folder} is not empty (it holds {strangers[0]!r}); choose a new folder for the backup")
     claim(copy)
-    try:
-        store.env.copy(str(copy.folder / STORE_NAME), compact=True)
-    except lmdb.Error as error:
-        raise LogError(f"{copy.folder / STORE_NAME} could not be written: {error}") from error
+    store.copy_to(copy.folder / STORE_NAME)
     copy.flush(STORE_NAME)
 
 

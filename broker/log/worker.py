@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar, final
 
 T = TypeVar("T")
@@ -15,61 +14,40 @@ T = TypeVar("T")
 class Outcome(Generic[T]):
     """What a job came to: a value, or the error it raised."""
 
-    __slots__ = ("_value", "error")
+    __slots__ = ("_future", "error")
 
-    def __init__(self, value: T | None, error: BaseException | None) -> None:
-        self._value = value
-        self.error = error
+    def __init__(self, future: Future[T]) -> None:
+        self._future = future
+        self.error = future.exception()
 
     def value(self) -> T:
         """The value; raises the job's error if that is what came."""
-        if self.error is not None:
-            raise self.error
-        return self._value  # type: ignore[return-value]  # no error: T itself, which may include None
-
-
-def _attempt(job: Callable[[], T]) -> Outcome[T]:
-    try:
-        return Outcome(job(), None)
-    except BaseException as error:  # noqa: BLE001  the loop must hear of it, whatever it is
-        return Outcome(None, error)
+        return self._future.result()
 
 
 @final
 class Worker:
-    """Runs jobs in order, in a thread of its own or (``threaded=False``) each in a later turn of the loop."""
+    """Runs jobs in order in a thread of its own. ``threaded=False``: the loop waits for each, in a later turn."""
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop, threaded: bool) -> None:
         self._loop = loop
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        if threaded:
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._thread.start()
+        self._threaded = threaded
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
     def submit(self, job: Callable[[], T], done: Callable[[Outcome[T]], None]) -> None:
         """``done`` is called on the loop, once, never from within this call."""
         loop = self._loop
-        if self._thread is None:
-            loop.call_soon(lambda: done(_attempt(job)))
+        if not self._threaded:
+            loop.call_soon(lambda: done(Outcome(self._thread.submit(job))))
             return
-
-        def work() -> None:
-            outcome = _attempt(job)
-            loop.call_soon_threadsafe(done, outcome)
-
-        self._jobs.put(work)
+        future = self._thread.submit(job)
+        future.add_done_callback(lambda future: _report(loop, done, future))
 
     def stop(self) -> None:
         """Ends the thread after what was submitted. Nothing should be under way: this waits for it."""
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join()
-            self._thread = None
+        self._thread.shutdown()
 
-    def _run(self) -> None:
-        while True:
-            work = self._jobs.get()
-            if work is None:
-                return
-            work()
+
+def _report(loop: asyncio.AbstractEventLoop, done: Callable[[Outcome[T]], None], future: Future[T]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(lambda: done(Outcome(future)))

@@ -462,7 +462,6 @@ def test_nothing_is_removed_while_a_backup_runs(tmp_path: Path) -> None:
 
 
 def test_large_releases_are_freed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragoman.broker.log.move.FREED_PER_MOVE", 7)
     monkeypatch.setattr("dragoman.broker.log.store.FREED_PER_MOVE", 7)
     settings = replace(settings_for(tmp_path), hot_bytes=1)
 
