@@ -41,7 +41,7 @@ class RuleSettings:
     effect: str = required(example="deny", choices=("allow", "deny"), why="what this rule answers")
     who: tuple[str, ...] = key(
         ("*",),
-        why="principals by name, '@group', 'anonymous' or '*' for everyone; like mosquitto and EMQX, identity first",
+        why="principals by name, '@group', 'anonymous' or '*' for everyone",
         check=_who_problem,
     )
     actions: tuple[str, ...] = key(

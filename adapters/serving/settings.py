@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dragoman.adapters.serving.credentials import digest_problem, password_problem
-from dragoman.adapters.serving.sockets import address_problem
+from dragoman.adapters.serving.sockets import OFF, address_problem, is_loopback, parse_address
 from dragoman.broker.settings_key import key, required
 
 RESERVED_NAMES = ("anonymous", "embedded", "*")
@@ -58,6 +58,23 @@ class ListenSettings:
     mqtts: str = key("off", why="MQTT over TLS, usually port 8883; needs [tls]", check=_address_problem)
     http: str = key("127.0.0.1:8080", why="HTTP, MCP and the administration; only this machine", check=_address_problem)
     https: str = key("off", why="the same over TLS, usually port 8443; needs [tls]", check=_address_problem)
+
+    @property
+    def tls(self) -> bool:
+        """Whether any listener speaks TLS."""
+        return self.mqtts != OFF or self.https != OFF
+
+    def exposed(self) -> tuple[list[str], list[str]]:
+        """The addresses that other machines may reach: those in the clear, and those with TLS."""
+        return (
+            [text for text in (self.mqtt, self.http) if _exposed(text)],
+            [text for text in (self.mqtts, self.https) if _exposed(text)],
+        )
+
+
+def _exposed(text: str) -> bool:
+    address = parse_address(text)
+    return address is not None and address.host != "localhost" and not is_loopback(address.host)
 
 
 @dataclass(frozen=True, slots=True)

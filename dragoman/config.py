@@ -1,0 +1,206 @@
+"""The configuration of one mesh: the settings of every package, composed. The one place that knows them all.
+
+``Config()`` is what runs with no configuration. ``load`` reads a TOML file and what the command line
+says, and either gives a ``Config`` that knows where each value came from, or explains everything
+that is wrong at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dragoman.adapters.http.settings import HttpSettings
+from dragoman.adapters.mcp.settings import McpSettings
+from dragoman.adapters.mqtt.settings import MqttSettings
+from dragoman.adapters.serving.settings import LimitSettings, ListenSettings, LoginSettings, TlsSettings
+from dragoman.broker.gate_settings import GateSettings
+from dragoman.broker.log.settings import LogSettings
+from dragoman.broker.settings import BrokerSettings
+from dragoman.broker.settings_agents import AgentSettings
+from dragoman.broker.settings_key import About, key
+from dragoman.config_reader import DEFAULT, Fault, Reader, entries, places, row_kind, tables
+
+MEMORY: Final = ":memory:"
+"""The data directory that is none: nothing survives the process."""
+
+FILE_BYTES_MAX: Final = 16 << 20
+"""A configuration is read whole; larger than this it is surely some other file."""
+
+_DATA: Final = "./dragoman-data"
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used, with everything that is wrong in it."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("\n".join(str(fault) for fault in faults))
+        self.faults = faults
+
+
+def _data_problem(value: object) -> str | None:
+    return None if value else f"an empty path names no directory; write {_DATA} or {MEMORY}"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set. ``origins``: dotted key → "default", "file:line" or the flag that set it."""
+
+    data: str = key(
+        _DATA,
+        unit="path",
+        why=f"where everything is kept, relative to where the mesh is started; {MEMORY} keeps nothing",
+        check=_data_problem,
+    )
+    grace_s: float = key(
+        10.0,
+        unit="s",
+        low=0,
+        why="how long a stop may take to finish what is under way; below systemd's and Docker's 10 to 90 s",
+    )
+    listen: ListenSettings = dataclasses.field(default_factory=ListenSettings)
+    tls: TlsSettings = dataclasses.field(default_factory=TlsSettings)
+    login: LoginSettings = dataclasses.field(default_factory=LoginSettings)
+    limits: LimitSettings = dataclasses.field(default_factory=LimitSettings)
+    gate: GateSettings = dataclasses.field(default_factory=GateSettings)
+    broker: BrokerSettings = dataclasses.field(default_factory=BrokerSettings)
+    agents: AgentSettings = dataclasses.field(default_factory=AgentSettings)
+    log: LogSettings = dataclasses.field(default_factory=lambda: LogSettings(Path(_DATA)))
+    mqtt: MqttSettings = dataclasses.field(default_factory=MqttSettings)
+    http: HttpSettings = dataclasses.field(default_factory=HttpSettings)
+    mcp: McpSettings = dataclasses.field(default_factory=McpSettings)
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """``data`` decides where the log lives."""
+        object.__setattr__(self, "log", dataclasses.replace(self.log, folder=Path(self.data)))
+
+    @classmethod
+    def embedded(cls, data: str = MEMORY) -> Config:
+        """What suits a mesh inside another program: no listener, and nothing on disk unless ``data`` names a folder."""
+        return cls(data=data, listen=ListenSettings(mqtt="off", http="off"))
+
+    @property
+    def durable(self) -> bool:
+        """Whether anything is kept on disk."""
+        return self.data != MEMORY
+
+
+class Flag(NamedTuple):
+    """What the command line says about one key: ``Flag("listen.mqtt", "off", "--mqtt")``."""
+
+    key: str
+    value: str
+    name: str
+
+
+def load(file: Path | None = None, flags: tuple[Flag, ...] = ()) -> Config:
+    """The configuration of a file and the flags, which win. Raises ConfigError with everything that is wrong."""
+    document: dict[str, object] = {}
+    known: dict[str, str] = {}
+    if file is not None:
+        text = _text(file)
+        known = places(text, str(file))
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError([Fault(str(file), "", f"this is not TOML: {error}")]) from None
+    for flag in flags:
+        _set(document, flag.key, flag.value)
+        known[flag.key] = flag.name
+    reader = Reader(Config, known, str(file or "command line"))
+    config = reader.table(Config, document, base=Config())
+    listen, tls = reader.made.get("listen"), reader.made.get("tls")
+    if isinstance(listen, ListenSettings) and isinstance(tls, TlsSettings) and listen.tls and not tls.certificate:
+        reader.fault("listen", "mqtts and https need tls.certificate and tls.private_key")
+    if config is None or reader.faults:
+        raise ConfigError(sorted(reader.faults, key=_line))
+    return dataclasses.replace(config, origins=reader.origins)
+
+
+def _line(fault: Fault) -> int:
+    line = fault.place.rpartition(":")[2]
+    return int(line) if line.isdigit() else 0
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(FILE_BYTES_MAX + 1)
+        if len(content) > FILE_BYTES_MAX:
+            raise ConfigError(
+                [Fault(str(file), "", f"larger than {FILE_BYTES_MAX >> 20} MiB: surely not a configuration")]
+            )
+        return content.decode()
+    except OSError as error:
+        raise ConfigError([Fault(str(file), "", f"cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([Fault(str(file), "", f"is not UTF-8 at byte {error.start}, and TOML has to be")]) from None
+
+
+def _set(document: dict[str, object], dotted: str, value: str) -> None:
+    *names, last = dotted.split(".")
+    table = document
+    for name in names:
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):
+            return  # the reader explains that this should be a table
+        table = inner
+    table[last] = value
+
+
+class Setting(NamedTuple):
+    """One value in force, as it may be shown: secrets are stars."""
+
+    key: str
+    value: object
+    origin: str
+    about: About
+
+
+def in_force(config: Config) -> Iterator[Setting]:
+    """Every value with its origin, in the order of ``configs/full.toml``; JSON-ready."""
+    yield from _settings_of(config, "", config.origins)
+
+
+def _settings_of(table: object, path: str, origins: Mapping[str, str]) -> Iterator[Setting]:
+    for entry in entries(type(table)):
+        dotted = path + entry.name
+        value = getattr(table, entry.name)
+        if row_kind(entry.hint) is not None:
+            value = [{s.key: s.value for s in _settings_of(row, "", {})} for row in value]
+        elif entry.about.secret and value:
+            value = "***"
+        elif isinstance(value, tuple):
+            value = list(value)
+        elif isinstance(value, Path):
+            value = str(value)
+        yield Setting(dotted, value, origins.get(dotted, DEFAULT), entry.about)
+    for name, _ in tables(type(table)):
+        yield from _settings_of(getattr(table, name), f"{path}{name}.", origins)
+
+
+def advice(config: Config) -> list[str]:
+    """What is allowed but probably not meant, each in a sentence. For the eyes of whoever starts the mesh."""
+    said: list[str] = []
+    exposed, exposed_tls = config.listen.exposed()
+    everywhere = " and ".join(exposed + exposed_tls)
+    if everywhere and config.login.anonymous == "always":
+        said.append(f'whoever reaches {everywhere} comes in without credentials (login.anonymous = "always")')
+    elif everywhere and not config.login.users:
+        said.append(
+            f"{everywhere} can be reached from other machines, but nobody there can log in: add [[login.users]]"
+        )
+    if exposed and config.login.users:
+        said.append(
+            f"passwords and tokens cross the network in the clear on {' and '.join(exposed)}; mqtts and https do not"
+        )
+    if config.login.users and not any(user.admin for user in config.login.users):
+        said.append("no user has admin = true, so nobody can use /v1/admin, `dragoman backup` among it")
+    if not config.durable:
+        said.append("nothing is kept on disk: whatever is not delivered is gone with the process")
+    return said
