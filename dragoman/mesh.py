@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
 from dragoman import __version__
-from dragoman.adapters.serving.credentials import Authenticator
+from dragoman.adapters.serving.credentials import Authenticator, hash_password, new_token
 from dragoman.adapters.serving.limits import ConnectionLimits
-from dragoman.adapters.serving.sockets import bound_address, listen, parse_address
+from dragoman.adapters.serving.sockets import ListenError, bound_address, listen, parse_address
 from dragoman.broker.broker import Broker
 from dragoman.broker.clock import SystemClock
 from dragoman.broker.gate import Gate
+from dragoman.broker.log.contract import LogError
 from dragoman.broker.log.memory import MemoryLog
 from dragoman.broker.metrics import Metrics
 from dragoman.broker.subscription import Place, Start
@@ -37,7 +38,13 @@ if TYPE_CHECKING:
     from dragoman.broker.log.contract import Log
     from dragoman.broker.log.disk_log import DiskLog
 
+__all__ = ["CannotStartError", "Mesh", "hash_password", "new_token"]
+
 logger: Final = logging.getLogger("dragoman")
+
+
+class CannotStartError(Exception):
+    """The mesh cannot start. The text is a sentence for the operator: what is wrong and what to do."""
 
 
 class Listener(Protocol):
@@ -57,8 +64,8 @@ class Listener(Protocol):
 class Mesh:
     """A running mesh. Nothing is global, so several may live in one process.
 
-    ``async with Mesh(config) as mesh:`` or ``start`` and ``stop``, once each. Raises ``LogError`` or
-    ``ListenError`` with a sentence for the operator when it cannot start; then nothing of it is left running.
+    ``async with Mesh(config) as mesh:`` or ``start`` and ``stop``, once each. Raises
+    ``CannotStartError`` when it cannot start; then nothing of it is left running.
     """
 
     def __init__(self, config: Config | None = None) -> None:
@@ -95,8 +102,8 @@ class Mesh:
         metrics = Metrics()
         clock = SystemClock()
         declared = {agent: user.name for user in config.login.users for agent in user.agents}
-        bound = self._bind()
         try:
+            bound = self._bind()
             self._broker = Broker(
                 config.broker,
                 config.agents,
@@ -112,6 +119,9 @@ class Mesh:
             self._listeners = self._build(bound)
             for listener in self._listeners:
                 await listener.start()
+        except (ListenError, LogError) as error:
+            await self.stop(0)
+            raise CannotStartError(str(error)) from None
         except BaseException:
             await self.stop(0)
             raise
