@@ -162,6 +162,7 @@ def test_a_cursor_misses_nothing_between_two_waits() -> None:
         for _ in range(4):
             found = (await mesh.call("mesh_wait", wait))["structuredContent"]
             assert "lost" not in found
+            assert found["waiting"] <= 4
             heard += [message["text"] for message in found["messages"]]
         assert heard == [str(n) for n in range(10)], "more than its memory holds: the channel kept its place"
         left = (await mesh.call("mesh_leave", {"cursor": joined["cursor"]}))["structuredContent"]
@@ -212,6 +213,11 @@ def test_a_cursor_the_mesh_ended_can_be_joined_anew() -> None:
         await eventually(lambda: len(list(mesh.broker.sessions())) == 2)
         session.close(Refusal(Reason.DISCONNECTED, "by the administrator"))
         assert text(await waiting).startswith("disconnected: ")
+        assert text(await mesh.call("mesh_wait", {"cursor": "mine"})).startswith("disconnected: ")
+        assert text(await mesh.call("mesh_wait", {"cursor": "mine"})).startswith("gone: ")
+        await mesh.call("mesh_join", join)
+        (session,) = mesh.broker.sessions()
+        session.close(Refusal(Reason.DISCONNECTED, "again"))
         assert "isError" not in await mesh.call("mesh_join", join)
         assert len(list(mesh.broker.sessions())) == 1
 
