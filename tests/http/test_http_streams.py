@@ -193,6 +193,29 @@ def test_an_agent_is_a_member_while_its_stream_is_held():
     asyncio.run(main())
 
 
+def test_verbs_are_heard_on_a_stream_and_have_no_place():
+    async def main():
+        async with http_mesh() as mesh:
+            headers = {"Authorization": "Bearer alice", "Mesh-Agent": "desk"}
+            async with mesh.events("/v1/stream?filter=mesh/serve/greet/%2B", headers=headers) as events:
+                order = {"skill": "greet", "arguments": {"who": "you"}}
+                calling = asyncio.ensure_future(mesh.ask("POST", "/v1/calls", json=order))
+                asked = await events.next()
+                assert asked.id is None
+                assert json.loads(asked.data["payload"]) == {"who": "you"}
+                call = asked.data["channel"].rpartition("/")[2]
+                agent = {"Mesh-Agent": "desk"}
+                answer = f"/v1/channels/mesh/answer/{call}"
+                status, _, _ = await mesh.ask("POST", answer, token="alice", headers=agent, json={"hello": 1})
+                assert status == 202
+                status, answered, _ = await calling
+                assert (status, answered["result"]) == (200, {"hello": 1})
+            status, problem, _ = await mesh.ask("POST", "/v1/channels/mesh/dance")
+            assert status == 400, problem
+
+    asyncio.run(main())
+
+
 # -- WebSocket ---------------------------------------------------------------------------------------
 
 

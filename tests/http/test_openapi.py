@@ -29,6 +29,9 @@ async def _channels(mesh: HttpMesh) -> None:
         async with mesh.http.ws_connect(mesh.url + path) as socket:
             mesh.contract.check("GET", path.partition("?")[0], 101, None, b"")
             await socket.close()
+    agent = {"Mesh-Agent": "desk"}
+    for path in ("/v1/channels/mesh/me/card", "/v1/channels?name=mesh/me/card"):
+        await mesh.ask("POST", path, data=b'{"name": "Desk"}', token="alice", headers=agent)
     await mesh.publish("t", tombstone="true")
     await mesh.ask("GET", "/v1/channels/t?last=true")
     await mesh.ask("GET", "/v1/channels?name=t&last=true")
@@ -106,10 +109,6 @@ def _promised(contract: Contract) -> set[tuple[str, str, int, str]]:
     return promised
 
 
-VERBS = {("POST", "/v1/channels", 202, ""), ("POST", "/v1/channels/{name}", 202, "")}
-"""Answered where the name is a verb; that is tested where verbs are."""
-
-
 def test_every_documented_answer_is_given_and_no_other():
     async def main():
         contract = Contract()
@@ -119,7 +118,7 @@ def test_every_documented_answer_is_given_and_no_other():
             assert (status, document) == (200, contract.document)
             for walk in (_channels, _agents, _calls, _rooms, _rest):
                 await walk(mesh)
-        assert _promised(contract) - contract.seen == VERBS
+        assert _promised(contract) <= contract.seen
 
     asyncio.run(main())
 
