@@ -451,3 +451,23 @@ def test_too_little_free_space_refuses_messages_but_not_rows(tmp_path: Path) -> 
         await log.close()
 
     asyncio.run(main())
+
+
+def test_a_write_that_failed_after_all_its_bytes_leaves_nothing_behind(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    medium = Medium()
+    disk = FaultDisk(tmp_path, medium)
+
+    async def main() -> None:
+        log = DiskLog(replace(settings_for(tmp_path), retry_ms=60_000), ManualClock(), disk)
+        opened = Opened(log)
+        await log.idle()
+        disk._fail_at, disk._part = disk.calls + 1, 1
+        ticket = opened.append(said(1, 0, b"refused"))
+        await log.committed()
+        assert opened.refused[ticket].reason is Reason.STORAGE_FAILED
+        log.halt()
+
+    asyncio.run(main())
+    assert read_all(tmp_path, medium) == []

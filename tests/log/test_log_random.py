@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from log_bench import Opened, facts, said
 
@@ -107,6 +107,7 @@ async def check(opened: Opened, model: Model, *, hot: bool) -> None:
 
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
+@example([("append", 1, 0)] * 3 + [("restart", 1, 0), ("append", 1, 0), ("release", 1, 3)], 1)
 @given(STEPS, st.sampled_from([1, 2000, 1 << 20]))
 def test_random_operations_agree_with_a_model(steps: list[Step], hot_bytes: int) -> None:
     async def main(folder: Path) -> None:
