@@ -160,4 +160,5 @@ class Cursors:
         if cursor.session.agent:
             self._broker.directory.depart(cursor.session, clean=clean, keeps=False)
         self._broker.detach(cursor.session)
-        cursor.session.close(Refusal(Reason.GONE, f"the cursor {shown(cursor.name)} has ended"))
+        if cursor.session.closed is None:
+            cursor.session.close(Refusal(Reason.GONE, f"the cursor {shown(cursor.name)} has ended"))
