@@ -131,7 +131,11 @@ class Connection(asyncio.BufferedProtocol):
             return
         if session.out:
             transport.write(session.take_out())
-        if session.closing:
+        if session.paused and transport.get_write_buffer_size() > self._listener.backed_up_max:
+            # Deliveries have stopped long before: these are answers to a peer that asks and never reads.
+            session.realm.say("mqtt connection cut: %s", "its peer does not read the answers it asks for", session)
+            self.abort()
+        elif session.closing:
             self._close()
         elif session.starved and not session.paused:
             self._listener.realm.core.loop.call_soon(session.go_on)
@@ -198,6 +202,9 @@ class Listener:
         self.limits = limits
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.connections: dict[Connection, None] = {}
+        largest = max(realm.settings.packet_bytes_max, realm.core.settings.message_bytes_max)
+        #: written and unread: what one turn may add to a full buffer, and as much again for answers
+        self.backed_up_max = WRITE_HIGH + 2 * (realm.settings.out_bytes_max + largest)
         self._sockets = sockets
         self._tls = tls
         self._servers: list[asyncio.Server] = []

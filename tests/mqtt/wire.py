@@ -471,7 +471,8 @@ class Client:
     def expect(self, *packets: Packet, closed: bool = False) -> None:
         """What came since the last look is exactly this, and the connection is in this state."""
         got = [facts(packet) for packet in self.packets()]
-        assert got == [facts(packet) for packet in packets]
+        wanted = [facts(packet) for packet in packets]
+        assert got == wanted, f"\n   got {got}\nwanted {wanted}"
         assert self.closed is closed, "closed" if self.closed else "still open"
 
 
