@@ -186,7 +186,7 @@ class Channel:
             if feed.lag is None:
                 feed.lag = self.visible
         self.keep = Keep(max(self.declared, Keep.ACKED if core.readers.match(self.name) else Keep.NONE))
-        if not self.keep and core.log.bounds(self.number)[1]:
+        if not self.keep and self.logged:
             self.keep = Keep.ACKED
         self.generation = core.generation
 
@@ -204,5 +204,11 @@ class Channel:
             or self.declared
             or self.retained is not None
             or self.pending
-            or (self.keep and self.core.log.bounds(self.number)[1])
+            or self.logged
         )
+
+    @property
+    def logged(self) -> bool:
+        """Whether any message of it is in the log."""
+        first, after = self.core.log.bounds(self.number)
+        return first < after

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.channel import Channel, Keep
-from dragoman.broker.log.contract import Position, Table, Ticket
+from dragoman.broker.log.contract import EVERYTHING, Position, Table, Ticket
 from dragoman.broker.rows import ChannelRow, Row, channel_key, decode_message, decode_row, encode_row
 from dragoman.routing.message import NODE_BITS
 from dragoman.routing.refusals import Reason, Refusal
@@ -174,9 +174,8 @@ class Channels:
         core.rings.clear(channel.ring)
         if channel.reserved:
             core.log.put(Table.CHANNELS, channel_key(channel.number), None)
-        after = core.log.bounds(channel.number)[1]
-        if after:
-            core.log.release(channel.number, after)
+        if core.log.bounds(channel.number)[1]:
+            core.log.release(channel.number, EVERYTHING)
         self.evaporated_total += 1
 
     # -- interest retention ------------------------------------------------------------------------

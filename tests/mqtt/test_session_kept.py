@@ -1,0 +1,595 @@
+"""Sessions that outlive their connection, and the mesh: offline queue, resending, exactly once across crashes."""
+
+from __future__ import annotations
+
+import pytest
+
+from dragoman.adapters.mqtt.packets import (
+    Connack,
+    Connect,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Suback,
+    Subscribe,
+    Subscription,
+)
+from dragoman.adapters.mqtt.properties import Properties
+from dragoman.adapters.mqtt.settings import MqttSettings
+from dragoman.broker.gate_settings import GateSettings, RuleSettings
+from dragoman.broker.settings import BrokerSettings
+from tests.mqtt.wire import Client, World, pub
+
+KEPT = {"clean": False, "session_expiry_interval": 3_600}
+
+
+def payloads(client: Client) -> list[bytes]:
+    return [packet.payload for packet in client.packets() if isinstance(packet, Publish)]
+
+
+def sleeper(world: World, *filters: str, qos: int = 2, client_id: str = "s", **options: object) -> Client:
+    """A client with a kept session, connected."""
+    client = world.connected(client_id, **{**KEPT, **options})  # type: ignore[arg-type]
+    if filters:
+        client.subscribe(*filters, qos=qos)
+    return client
+
+
+def settled(world: World, client_id: str = "s") -> bool:
+    """Whether the session's place has passed everything there is."""
+    backlog = world.realm.standings.by_client[client_id].backlog
+    assert backlog is not None
+    return backlog.low == world.log.end() and not world.realm.standings.by_client[client_id].flights
+
+
+# -- the offline queue -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_what_was_said_meanwhile_comes_in_order_and_qos_0_does_not(version: int):
+    world = World()
+    options = {"clean": False} if version == 4 else KEPT
+    client = world.connected("s", version, **options)
+    client.subscribe("a/#", qos=2)
+    client.disconnect()
+    publisher = world.connected("p")
+    for n in range(9):
+        publisher.publish(f"a/{n % 2}", b"%d" % n, n % 3, packet_id=n if n % 3 else 0)
+    again = world.client(version)
+    assert again.connect("s", **options).session_present
+    again.expect(*[pub(f"a/{n % 2}", b"%d" % n, n % 3, at) for at, n in enumerate((n for n in range(9) if n % 3), 1)])
+    again.say(Puback(1), Pubrec(2), Puback(3), Pubrec(4), Puback(5), Pubrec(6))
+    again.expect(Pubrel(2), Pubrel(4), Pubrel(6))
+    again.say(Pubcomp(2), Pubcomp(4), Pubcomp(6))
+    assert settled(world)
+
+
+def test_a_subscription_at_qos_0_keeps_nothing():
+    world = World()
+    sleeper(world, "a", qos=0).disconnect()
+    world.connected("p").publish("a", b"x", 2)
+    again = sleeper(world)
+    again.expect()
+    world.connected("p").publish("a", b"y", 2)
+    again.expect(pub("a", b"y"))
+
+
+def test_more_than_the_window_waits_in_the_log_and_comes_as_it_is_acknowledged():
+    world = World(MqttSettings(inflight_max=10))
+    sleeper(world, "a", qos=1).disconnect()
+    publisher = world.connected("p")
+    for n in range(200):
+        publisher.publish("a", b"%d" % n, 1)
+    again = sleeper(world)
+    seen: list[bytes] = []
+    while packets := [p for p in again.packets() if isinstance(p, Publish)]:
+        assert len(packets) <= 10
+        seen += [p.payload for p in packets]
+        again.say(*[Puback(p.packet_id) for p in packets])
+        if len(seen) == 100:
+            publisher.publish("a", b"200", 1)
+    assert seen == [b"%d" % n for n in range(201)]
+    assert settled(world)
+
+
+def test_more_open_than_a_place_may_list_goes_on_too():
+    world = World(broker=BrokerSettings(cursor_done_max=3))
+    sleeper(world, "a", qos=1).disconnect()
+    publisher = world.connected("p")
+    for n in range(10):
+        publisher.publish("a", b"%d" % n, 1)
+    again = sleeper(world)
+    seen: list[bytes] = []
+    while packets := [p for p in again.packets() if isinstance(p, Publish)]:
+        seen += [p.payload for p in packets]
+        again.say(*[Puback(p.packet_id) for p in packets])
+    assert seen == [b"%d" % n for n in range(10)]
+
+
+def test_a_channel_that_evaporated_and_came_again_is_still_subscribed():
+    world = World()
+    client = sleeper(world, "a", "b", qos=1)
+    world.connected("p").publish("a", b"1", 1)
+    assert payloads(client) == [b"1"]
+    client.say(Puback(1))
+    client.disconnect()
+    number = world.broker.channels.by_name["a"].number
+    world.advance(200_000)
+    assert world.broker.channels.find("a") is None, "nothing refers to it"
+    world.connected("p").publish("a", b"2", 1)
+    assert world.broker.channels.by_name["a"].number != number
+    again = sleeper(world)
+    assert payloads(again) == [b"2"]
+
+
+def test_messages_expire_while_they_wait():
+    world = World()
+    sleeper(world, "a").disconnect()
+    publisher = world.connected("p")
+    publisher.publish("a", b"1", 1, message_expiry_interval=10)
+    publisher.publish("a", b"2", 1, message_expiry_interval=100)
+    publisher.publish("a", b"3", 1)
+    world.advance(40_000)
+    again = sleeper(world)
+    again.expect(pub("a", b"2", 1, 1, message_expiry_interval=60), pub("a", b"3", 1, 2))
+
+
+def test_own_messages_are_not_queued_with_no_local():
+    world = World()
+    client = sleeper(world)
+    client.subscribe(Subscription("a", 1, no_local=True))
+    client.publish("a", b"mine", 1)
+    client.expect(Puback(1))
+    client.disconnect()
+    world.connected("p").publish("a", b"theirs", 1)
+    again = sleeper(world)
+    again.expect(pub("a", b"theirs", 1, 1))
+
+
+def test_clean_start_forgets_what_waited():
+    world = World()
+    sleeper(world, "a").disconnect()
+    world.connected("p").publish("a", b"x", 1)
+    fresh = world.client()
+    assert not fresh.connect("s", clean=True, session_expiry_interval=60).session_present
+    fresh.expect()
+    world.connected("p").publish("a", b"y", 1)
+    fresh.expect()
+
+
+def test_a_session_resumed_for_the_last_time_still_gets_what_waited():
+    world = World()
+    sleeper(world, "a").disconnect()
+    world.connected("p").publish("a", b"x", 1)
+    last = world.client()
+    assert last.connect("s", clean=False).session_present
+    last.expect(pub("a", b"x", 1, 1))
+    last.disconnect()
+    assert list(world.realm.standings.by_client) == ["p"]
+    assert not world.client().connect("s", clean=False).session_present
+
+
+def test_nothing_is_kept_for_a_session_that_has_expired():
+    world = World()
+    sleeper(world, "a", session_expiry_interval=10).disconnect()
+    world.connected("p").publish("a", b"x" * 1_000, 1)
+    world.advance(11_000)
+    world.advance(120_000)
+    assert not list(world.log.channels())
+    assert len(world.broker.backlogs) == 0
+    assert world.broker.channels.find("a") is None
+
+
+def test_what_everybody_has_read_is_freed_and_the_channel_falls_back():
+    world = World()
+    client = sleeper(world, "a", qos=1)
+    publisher = world.connected("p")
+    publisher.publish("a", b"x" * 1_000, 1)
+    client.expect(pub("a", b"x" * 1_000, 1, 1))
+    world.advance(20_000)
+    assert list(world.log.channels()), "not acknowledged yet"
+    client.say(Puback(1))
+    world.advance(20_000)
+    assert not list(world.log.channels())
+
+
+def test_rights_lost_meanwhile_hold_for_a_resumed_session():
+    world = World()
+    sleeper(world, "a", "b", qos=1).disconnect()
+    world.connected("p").publish("b", b"before", 1)
+    world.broker.gate.replace(GateSettings(rules=(RuleSettings(effect="deny", actions=("read",), filters=("b",)),)))
+    again = sleeper(world)
+    publisher = world.connected("p")
+    publisher.publish("a", b"1", 1)
+    publisher.publish("b", b"2", 1)
+    assert payloads(again) == [b"1"]
+    assert world.metrics.dropped["subscription-no-longer-allowed"] == 1
+
+
+def test_identifiers_and_options_come_back_with_the_session():
+    world = World()
+    client = sleeper(world)
+    client.subscribe(Subscription("a", 1, retain_as_published=True), identifier=7)
+    client.disconnect()
+    publisher = world.connected("p")
+    publisher.publish("a", b"1", 1, retain=True)
+    again = sleeper(world)
+    again.expect(pub("a", b"1", 1, 1, retain=True, subscription_identifiers=[7]))
+
+
+# -- resending -------------------------------------------------------------------------------------
+
+
+def test_what_is_under_way_is_resent_on_reconnect_only_with_dup_in_order_with_its_ids():
+    world = World()
+    client = sleeper(world, "a")
+    publisher = world.connected("p")
+    for n, qos in enumerate((1, 2, 2, 1, 2), 1):
+        publisher.publish("a", b"%d" % n, qos, packet_id=n)
+    assert payloads(client) == [b"1", b"2", b"3", b"4", b"5"]
+    client.say(Pubrec(2), Puback(4))
+    client.expect(Pubrel(2))
+    world.advance(600_000)
+    client.expect()
+    client.vanish()
+    publisher.publish("a", b"6", 1)
+    again = sleeper(world)
+    again.expect(
+        pub("a", b"1", 1, 1, dup=True),
+        Pubrel(2),
+        pub("a", b"3", 2, 3, dup=True),
+        pub("a", b"5", 2, 5, dup=True),
+        pub("a", b"6", 1, 6),
+    )
+    again.say(Puback(1), Pubcomp(2), Pubrec(3), Pubrec(5), Puback(6))
+    again.expect(Pubrel(3), Pubrel(5))
+    again.say(Pubcomp(3), Pubcomp(5))
+    assert settled(world)
+
+
+def test_resending_keeps_to_a_window_that_has_become_smaller():
+    world = World()
+    client = sleeper(world, "a", qos=1)
+    publisher = world.connected("p")
+    for n in range(6):
+        publisher.publish("a", b"%d" % n, 1)
+    client.vanish()
+    publisher.publish("a", b"6", 1)
+    again = sleeper(world, receive_maximum=2)
+    seen: list[tuple[bytes, bool]] = []
+    while packets := [p for p in again.packets() if isinstance(p, Publish)]:
+        assert len(packets) <= 2
+        seen += [(p.payload, p.dup) for p in packets]
+        again.say(Puback(packets[0].packet_id))
+        if len(packets) == 2:
+            extra = [p for p in again.packets() if isinstance(p, Publish)]
+            assert len(extra) <= 1
+            seen += [(p.payload, p.dup) for p in extra]
+            again.say(*[Puback(p.packet_id) for p in [packets[1], *extra]])
+    assert seen == [(b"%d" % n, n < 6) for n in range(7)]
+    assert settled(world)
+
+
+def test_resending_drops_what_the_client_no_longer_takes():
+    world = World()
+    client = sleeper(world, "a", qos=1)
+    publisher = world.connected("p")
+    publisher.publish("a", b"x" * 500, 1)
+    publisher.publish("a", b"y", 1)
+    client.vanish()
+    again = sleeper(world, maximum_packet_size=100)
+    again.expect(pub("a", b"y", 1, 2, dup=True))
+    again.say(Puback(2))
+    assert settled(world)
+    assert world.metrics.dropped["larger-than-receiver-takes"] == 1
+
+
+def test_a_delivery_begun_before_its_expiry_or_unsubscription_is_completed_after_a_reconnect():
+    world = World()
+    client = sleeper(world, "a", "b")
+    publisher = world.connected("p")
+    publisher.publish("a", b"1", 1, message_expiry_interval=5)
+    publisher.publish("b", b"2", 2)
+    assert payloads(client) == [b"1", b"2"]
+    client.unsubscribe("b")
+    client.vanish()
+    world.advance(60_000)
+    again = sleeper(world)
+    again.expect(pub("a", b"1", 1, 1, dup=True, message_expiry_interval=0), pub("b", b"2", 2, 2, dup=True))
+    again.say(Puback(1), Pubrec(2), Pubcomp(2))
+    assert settled(world)
+
+
+def test_a_retained_value_under_way_is_resent_as_it_was():
+    world = World()
+    world.connected("p").publish("a", b"x", 1, retain=True)
+    client = sleeper(world)
+    client.subscribe("a", qos=1, identifier=4)
+    value = {"retain": True, "subscription_identifiers": [4]}
+    client.expect(pub("a", b"x", 1, 1, **value))  # type: ignore[arg-type]
+    client.vanish()
+    again = sleeper(world)
+    again.expect(pub("a", b"x", 1, 1, dup=True, **value))  # type: ignore[arg-type]
+    again.say(Puback(1))
+    assert settled(world)
+
+
+def test_a_replay_and_a_live_delivery_of_one_message_are_two():
+    world = World()
+    client = sleeper(world, "a", qos=1)
+    world.connected("p").publish("a", b"x", 1, retain=True)
+    client.expect(pub("a", b"x", 1, 1))
+    client.subscribe("a", qos=1)
+    client.expect(pub("a", b"x", 1, 2, retain=True))
+    client.say(Puback(2), Puback(1))
+    assert settled(world)
+
+
+def test_without_a_kept_session_nothing_is_resent():
+    world = World()
+    client = world.connected("s")
+    client.subscribe("a", qos=1)
+    world.connected("p").publish("a", b"x", 1)
+    client.vanish()
+    again = world.connected("s", clean=False)
+    again.expect()
+
+
+def test_ids_taken_in_are_remembered_across_connections():
+    world = World()
+    watcher = world.connected("w")
+    watcher.subscribe("a", qos=2)
+    client = sleeper(world)
+    client.publish("a", b"x", 2, packet_id=5)
+    client.vanish()
+    again = sleeper(world)
+    again.publish("a", b"x", 2, packet_id=5, dup=True)
+    again.expect(Pubrec(5))
+    assert payloads(watcher) == [b"x"]
+    again.say(Pubrel(5))
+    again.expect(Pubcomp(5))
+    again.publish("a", b"y", 2, packet_id=5)
+    assert payloads(watcher) == [b"y"]
+
+
+def test_a_takeover_goes_on_with_what_was_under_way():
+    world = World()
+    old = sleeper(world, "a")
+    world.connected("p").publish("a", b"x", 2)
+    old.expect(pub("a", b"x", 2, 1))
+    new = sleeper(world)
+    new.expect(pub("a", b"x", 2, 1, dup=True))
+
+
+# -- crashes ---------------------------------------------------------------------------------------
+
+
+def crashed(world: World) -> tuple[World, Client]:
+    """After a crash: the new world, and the sleeper reconnected to its session."""
+    after = world.crash()
+    client = after.client()
+    client.say(Connect(5, "s", False, properties=Properties(session_expiry_interval=3_600)))
+    (connack,) = client.packets(1)
+    assert isinstance(connack, Connack)
+    assert connack.session_present
+    return after, client
+
+
+def test_a_session_its_filters_and_what_waited_survive():
+    world = World(durable=True)
+    sleeper(world, "a", "b/#").disconnect()
+    publisher = world.connected("p")
+    publisher.publish("a", b"1", 1)
+    publisher.publish("b/c", b"2", 2)
+    publisher.publish("d", b"3", 2)
+    after, client = crashed(world)
+    client.expect(pub("a", b"1", 1, 1), pub("b/c", b"2", 2, 2))
+    after.connected("p").publish("a", b"4", 1)
+    client.expect(pub("a", b"4", 1, 3))
+
+
+def test_who_was_told_that_it_subscribes_misses_nothing_after_a_crash_right_then():
+    world = World(durable=True)
+    sleeper(world, "a")
+    world.connected("p").publish("a", b"1", 1)
+    _, client = crashed(world)
+    assert payloads(client) == [b"1"]
+
+
+def test_who_was_told_that_it_no_longer_subscribes_gets_nothing_after_a_crash():
+    world = World(durable=True)
+    client = sleeper(world, "a", "b", qos=1)
+    client.unsubscribe("a")
+    world.connected("p").publish("a", b"1", 1)
+    world.connected("p").publish("b", b"2", 1)
+    _, client = crashed(world)
+    assert payloads(client) == [b"2"]
+
+
+def test_the_suback_waits_for_its_commit():
+    world = World(durable=True)
+    client = sleeper(world)
+    world.door.shut = True
+    client.say(Subscribe(3, [Subscription("a", 1)]))
+    client.expect()
+    world.commit()
+    client.expect(Suback(3, [1]))
+
+
+def test_expiry_goes_on_while_the_mesh_is_down():
+    for away_ms, present in ((3_000_000, True), (3_700_000, False)):
+        world = World(durable=True)
+        sleeper(world, "a").disconnect()
+        world.clock.advance(away_ms)
+        after = world.crash()
+        after.turn()
+        after.advance(1)
+        assert after.client().connect("s", **KEPT).session_present is present
+
+
+def test_a_session_that_was_to_end_with_its_connection_does_not_survive_it():
+    world = World(durable=True)
+    sleeper(world, "a").disconnect()
+    world.client().connect("s", clean=False)
+    after = world.crash()
+    assert not after.client().connect("s", clean=False).session_present
+
+
+STEPS = ("published", "received", "released", "completed")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("flushed", [False, True])
+def test_qos_2_outwards_is_exactly_once_wherever_the_mesh_is_killed(step: str, flushed: bool):
+    """The receiver keeps its own half: an id it has received and not released is the same message."""
+    world = World(durable=True)
+    client = sleeper(world, "a")
+    world.connected("p").publish("a", b"x", 2)
+    client.expect(pub("a", b"x", 2, 1))
+    if step != "published":
+        client.say(Pubrec(1))
+        client.expect(Pubrel(1))
+    if step == "completed":
+        client.say(Pubcomp(1))
+        client.expect()
+    if flushed:
+        world.advance(1_000)
+    _, client = crashed(world)
+    if step == "published":
+        client.expect(pub("a", b"x", 2, 1, dup=True))
+        client.say(Pubrec(1))
+    if step != "completed":
+        client.expect(Pubrel(1))
+        client.say(Pubcomp(1))
+    client.expect()
+    third, client = crashed(client.world)
+    client.expect()
+    third.connected("p").publish("a", b"y", 2)
+    client.expect(pub("a", b"y", 2, 1))
+
+
+def test_an_id_used_again_before_the_place_is_written_does_not_bring_the_first_message_back():
+    world = World(durable=True)
+    client = sleeper(world, "a")
+    publisher = world.connected("p")
+    flights = world.realm.standings.by_client["s"]
+    for n in range(3):
+        flights.last_id = 0
+        publisher.publish("a", b"%d" % n, 2, packet_id=n + 1)
+        client.expect(pub("a", b"%d" % n, 2, 1))
+        client.say(Pubrec(1))
+        client.expect(Pubrel(1))
+        client.say(Pubcomp(1))
+    _, client = crashed(world)
+    client.expect()
+
+
+def test_neither_publish_nor_pubrel_nor_pubcomp_leaves_before_it_is_safe():
+    world = World(durable=True)
+    client = sleeper(world, "a")
+    publisher = sleeper(world, client_id="p")
+    world.door.shut = True
+    publisher.publish("a", b"x", 2)
+    client.expect()
+    world.commit()
+    publisher.expect(Pubrec(1))
+    client.expect()
+    world.commit()
+    client.expect(pub("a", b"x", 2, 1))
+    client.say(Pubrec(1))
+    client.expect()
+    world.commit()
+    client.expect(Pubrel(1))
+    publisher.say(Pubrel(1))
+    publisher.expect()
+    world.commit()
+    publisher.expect(Pubcomp(1))
+
+
+@pytest.mark.parametrize("step", ["published", "released"])
+def test_qos_2_inwards_is_exactly_once_wherever_the_mesh_is_killed(step: str):
+    world = World(durable=True)
+    sleeper(world, "a").disconnect()
+    publisher = sleeper(world, client_id="p")
+    publisher.publish("a", b"x", 2, packet_id=9)
+    publisher.expect(Pubrec(9))
+    if step == "released":
+        publisher.say(Pubrel(9))
+        publisher.expect(Pubcomp(9))
+    after = world.crash()
+    again = after.client()
+    assert again.connect("p", **KEPT).session_present
+    if step == "published":
+        again.publish("a", b"x", 2, packet_id=9, dup=True)
+        again.say(Pubrel(9))
+        again.expect(Pubrec(9), Pubcomp(9))
+    again.publish("a", b"y", 2, packet_id=9)
+    again.expect(Pubrec(9))
+    client = sleeper(after)
+    assert payloads(client) == [b"x", b"y"]
+
+
+def test_qos_1_is_at_least_once_across_a_crash_and_what_was_acknowledged_and_written_stays_so():
+    world = World(durable=True)
+    client = sleeper(world, "a", qos=1)
+    publisher = world.connected("p")
+    for n in range(5):
+        publisher.publish("a", b"%d" % n, 1)
+    assert len(payloads(client)) == 5
+    client.say(Puback(1), Puback(3))
+    world.advance(1_000)
+    _, client = crashed(world)
+    assert payloads(client) == [b"1", b"3", b"4"]
+
+
+def test_a_message_whose_commit_was_lost_was_never_acknowledged_and_is_not_there():
+    world = World(durable=True)
+    sleeper(world, "a").disconnect()
+    publisher = world.connected("p")
+    world.door.shut = True
+    publisher.publish("a", b"x", 1)
+    publisher.expect()
+    _, client = crashed(world)
+    client.expect()
+
+
+def test_retained_values_survive():
+    world = World(durable=True)
+    publisher = world.connected("p")
+    publisher.publish("a", b"1", 1, retain=True, content_type="t")
+    publisher.publish("b", b"1", 1, retain=True)
+    publisher.publish("b", b"", 1, retain=True)
+    after = world.crash()
+    client = after.connected("c")
+    client.subscribe("#")
+    client.expect(pub("a", b"1", retain=True, content_type="t"))
+
+
+def test_a_long_client_id_is_kept_like_any_other():
+    world = World(durable=True)
+    for tail in ("a", "b"):
+        name = "x" * 900 + tail
+        client = sleeper(world, f"to/{tail}", client_id=name)
+        client.publish(f"to/{tail}", tail.encode(), 2)
+        client.vanish()
+    after = world.crash()
+    for tail in ("a", "b"):
+        client = after.client()
+        assert client.connect("x" * 900 + tail, **KEPT).session_present
+        assert payloads(client) == [tail.encode()]
+
+
+def test_a_session_of_one_id_is_not_touched_by_an_id_that_begins_like_it():
+    world = World(durable=True)
+    for name in ("s", "ss", "sso"):
+        sleeper(world, "a", client_id=name)
+    publisher = world.connected("p")
+    publisher.publish("a", b"x", 2)
+    world.connected("ss", clean=True).disconnect()
+    after = world.crash()
+    for name, expected in (("s", [b"x"]), ("sso", [b"x"]), ("ss", [])):
+        client = after.client()
+        assert client.connect(name, **KEPT).session_present is bool(expected)
+        assert payloads(client) == expected
