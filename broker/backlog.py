@@ -38,7 +38,8 @@ class Backlog:
     ``offer`` is asked to take a message (False: no credit; it is offered again after ``resume``). A taken
     message is open until ``finish`` is called with its position. ``credit`` of the reader is its own
     business; what is open is bounded by ``broker.cursor_done_max``. ``saved`` is called when the
-    reader's place has been put into the open commit.
+    reader's place has been put into the open commit, ``skipped`` with each message that had expired
+    before it could be offered.
     """
 
     __slots__ = (
@@ -52,16 +53,20 @@ class Backlog:
         "_reading",
         "_wanted",
         "behind",
+        "direct",
         "key",
         "next",
         "offer",
         "saved",
+        "skipped",
     )
 
     def __init__(self, backlogs: Backlogs, key: bytes, offer: Callable[[Message], bool], row: CursorRow) -> None:
         self._backlogs = backlogs
         self.key = key
         self.offer = offer
+        self.direct = False
+        self.skipped: Callable[[Message], object] | None = None
         self._filters: dict[str, int] = dict(row.filters)
         self._done: set[int] = set(row.done)
         self._open: dict[int, None] = {}
@@ -146,8 +151,13 @@ class Backlog:
         """Messages finished above one that is not: what the row has to list."""
         return len(self._done)
 
+    def visible(self, message: Message) -> None:
+        """Told by the commits, in commit order. One that is not ``direct`` hears through its session's feeds."""
+        if self.direct:
+            self.arrived(message)
+
     def arrived(self, message: Message) -> None:
-        """A logged message this reader wants has become visible."""
+        """A logged message this reader wants has become visible. To be called in commit order."""
         if message.position < self.next or self.behind:
             return
         if not self._take(message):
@@ -226,6 +236,8 @@ class Backlog:
     def _skips(self, message: Message) -> bool:
         if message.expired(self._backlogs.core.now_ms):
             self._backlogs.core.metrics.drop("expired")
+            if self.skipped is not None:
+                self.skipped(message)
             return True
         return message.position < self._since(message.name)
 
@@ -249,12 +261,16 @@ class Backlogs:
     def __len__(self) -> int:
         return len(self._all)
 
-    def open(self, key: bytes, offer: Callable[[Message], bool]) -> Backlog:
-        """The reader of this key, as the log remembers it or new. Its filters keep messages from now on."""
+    def open(self, key: bytes, offer: Callable[[Message], bool], *, direct: bool = False) -> Backlog:
+        """The reader of this key, as the log remembers it or new. Its filters keep messages from now on.
+
+        ``direct``: the commits tell it of new messages; otherwise its owner calls ``arrived``.
+        """
         assert key not in self._all, f"the reader {key!r} is open already"
         data = self.core.log.get(Table.CURSORS, key)
         row = decode_row(data, CursorRow) if data is not None else CursorRow(low=self.core.log.end())
         backlog = Backlog(self, key, offer, row)
+        backlog.direct = direct
         self._all[key] = backlog
         for filter_ in backlog.filters:
             self.core.readers.add(filter_, backlog)

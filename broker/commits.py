@@ -122,6 +122,9 @@ class Commits:
         if message.retain:
             self.set_retained(channel, message)
         channel.show(message)
+        if message.position:
+            for reader in self._core.readers.match(channel.name):
+                reader.visible(message)
 
     def set_retained(self, channel: Channel, message: Message | None) -> None:
         """Makes a message the channel's retained value; one without payload clears it."""

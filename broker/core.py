@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dragoman.broker.settings import BrokerSettings
     from dragoman.broker.subscription import Subscription
     from dragoman.routing.filters import FilterTrie
+    from dragoman.routing.message import Message
 
 
 class TimerHandle(Protocol):
@@ -45,6 +46,16 @@ class Loop(Protocol):
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> TimerHandle:
         """Calls after ``delay`` seconds."""
+
+
+class Reader(Protocol):
+    """A durable reader: raises what matching channels keep, and hears of their logged messages in commit order."""
+
+    def visible(self, message: Message) -> None:
+        """A logged message has become visible."""
+
+    def __hash__(self) -> int:
+        """It is itself."""
 
 
 class Core:
@@ -92,7 +103,7 @@ class Core:
         #: whether rooms let (principal, agent) into a channel; what is no room lets everybody in
         self.permits: Callable[[Principal, str, str], bool] = _everybody
         self.filters: FilterTrie[Subscription] = FilterTrie()
-        self.readers: FilterTrie[object] = FilterTrie()
+        self.readers: FilterTrie[Reader] = FilterTrie()
         self.rings: RingBudget = RingBudget(settings.ring_bytes_max)
         self.pump: Pump = Pump(self)
         self.commits: Commits = Commits(self)
