@@ -33,6 +33,7 @@ Kind = Literal["text", "integer", "flag", "texts", "channel", "agent", "level"]
 
 Value = str | int | bool | list[str]
 T = TypeVar("T", bound=msgspec.Struct)
+Granted = TypeVar("Granted")
 
 _INTEGER_DIGITS_MAX: Final = 19
 
@@ -189,14 +190,11 @@ def invalid(detail: str) -> RefusedError:
     return RefusedError(Refusal(Reason.ARGUMENTS_INVALID, detail))
 
 
-def granted(answer: T_co | Refusal) -> T_co:
+def granted(answer: Granted | Refusal) -> Granted:
     """The broker's answer where it is not a no. Raises RefusedError where it is."""
     if isinstance(answer, Refusal):
         raise RefusedError(answer)
     return answer
-
-
-T_co = TypeVar("T_co")
 
 
 def add(app: web.Application, definition: Definition, surface: Surface) -> None:
