@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, final
 
 from dragoman.broker.gate import Action
@@ -30,15 +30,22 @@ class Servers:
             agent = self._directory.get(call.wanted)
             offers = self._directory.offers(call.skill, agent) if agent is not None else []
         else:
-            offers = [o for o in self._directory.offers(call.skill) if self._refused(call, o.agent.id) is None]
+            skill = _level(call.skill)
+            offers = [
+                offer
+                for offer in self._directory.offers(call.skill)
+                if self._refused(call, offer.agent.level, skill) is None
+            ]
         return offers if call.key is None else [offer for offer in offers if call.key in offer.agent.keys]
 
     def refusal(self, call: Call) -> Refusal | None:
         """Why the call cannot be taken: not allowed, nobody has the skill, nobody can be reached; None if it can."""
-        refusal = self._refused(call, call.wanted or "")
+        refusal = self._refused(call, _level(call.wanted or ""), _level(call.skill))
         if refusal is not None:
             return refusal
-        holders = self._named(call, call.wanted) if call.wanted is not None else self._any(call)
+        if call.wanted is None:
+            return self._any(call)
+        holders = self._named(call, call.wanted)
         return holders if isinstance(holders, Refusal) else self._unreachable(call, holders)
 
     def _named(self, call: Call, wanted: str) -> list[Agent] | Refusal:
@@ -50,15 +57,25 @@ class Servers:
             return Refusal(Reason.UNKNOWN_SKILL, f"agent {shown(wanted)} has no skill {shown(call.skill)}")
         return [agent]
 
-    def _any(self, call: Call) -> list[Agent] | Refusal:
+    def _any(self, call: Call) -> Refusal | None:
         holders = self._directory.holders(call.skill, call.key)
         if not holders:
             return Refusal(Reason.UNKNOWN_SKILL, f"no agent here has the skill {shown(call.skill)}")
-        allowed = [agent for agent in holders if self._refused(call, agent.id) is None]
-        if not allowed:
+        skill = _level(call.skill)
+        judged: list[Agent] = []
+
+        def allowed() -> Iterator[Agent]:
+            # One at a time: the first that can be reached settles it, and there may be thousands.
+            for agent in holders:
+                if self._refused(call, agent.level, skill) is None:
+                    judged.append(agent)
+                    yield agent
+
+        unreachable = self._unreachable(call, allowed())
+        if unreachable is not None and not judged:
             detail = f"{call.principal.name} may ask none of those who have the skill {shown(call.skill)}"
             return Refusal(Reason.NOT_AUTHORIZED, detail)
-        return allowed
+        return unreachable
 
     def _unreachable(self, call: Call, holders: Iterable[Agent]) -> Refusal | None:
         """Sleepers are waited for. One that is lost may return too, but only a durable call waits for that."""
@@ -74,7 +91,11 @@ class Servers:
             return Refusal(Reason.BUSY, f"whoever has the skill {shown(call.skill)} takes no calls now", 1_000)
         return Refusal(Reason.AGENT_UNREACHABLE, f"nobody who has the skill {shown(call.skill)} can be reached now")
 
-    def _refused(self, call: Call, agent: str) -> Refusal | None:
-        resource = f"{to_level(agent) if agent else ''}/{to_level(call.skill) if call.skill else ''}"
-        verdict = self._gate.check(call.principal, Action.CALL, resource, call.caller_agent)
+    def _refused(self, call: Call, agent: str, skill: str) -> Refusal | None:
+        """Agent and skill are levels."""
+        verdict = self._gate.check(call.principal, Action.CALL, f"{agent}/{skill}", call.caller_agent)
         return verdict if isinstance(verdict, Refusal) else None
+
+
+def _level(text: str) -> str:
+    return to_level(text) if text else ""

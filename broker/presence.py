@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, final
 import msgspec
 
 from dragoman.routing.cards import Card, Skill
+from dragoman.routing.names import to_level
 
 if TYPE_CHECKING:
     from dragoman.broker.session import Session
@@ -40,6 +41,7 @@ PRESENT = (State.ONLINE, State.BUSY)
 class Agent:
     """One entry of the directory. The directory alone writes it; ``load`` is written through ``Directory.loaded``.
 
+    ``level``           its id as one level of a name
     ``since_ms``        when it came into its state, milliseconds since the epoch
     ``via``             the protocol of its newest connection, or of what registered it
     ``session_number``  of its newest connection; rises with each, through restarts
@@ -57,6 +59,7 @@ class Agent:
         "keys",
         "lease",
         "lease_due_ms",
+        "level",
         "limit",
         "load",
         "offered",
@@ -72,6 +75,7 @@ class Agent:
 
     def __init__(self, agent: str, principal_name: str, limit: int | None) -> None:
         self.id = agent
+        self.level = to_level(agent)
         self.principal_name = principal_name
         self.state = State.GONE
         self.since_ms = 0
