@@ -1,199 +1,217 @@
-"""What the terminal asks of a running mesh, over its HTTP API, like any other client."""
+"""A running mesh as the terminal sees it: over its HTTP API, with plain requests anyone could make."""
 
 from __future__ import annotations
 
-import asyncio
+import base64
+import binascii
 import json
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 
-from dragoman.routing.names import to_path
-from dragoman.running import UserError
+CONNECT_S: Final = 10.0
+ANSWER_S: Final = 60.0
+"""How long an ordinary request may take. Calls wait for their own deadline, streams for ever."""
 
-PATIENCE_S = 30.0
-LINE_BYTES_MAX = 64 << 20
+LINE_BYTES_MAX: Final = 64 << 20
+"""One line of a stream. A message of 16 MiB as base64 in JSON has 22; longer is not our mesh."""
 
-
-class Mesh(NamedTuple):
-    """Where it is, and what we show it."""
-
-    url: str
-    token: str
+POLL_S: Final = 30
+"""How long one request waits for a call's answer; below what proxies cut."""
 
 
-def publish(mesh: Mesh, name: str, payload: bytes, *, retain: bool) -> None:
-    """Says something; prints where it went. Raises UserError."""
-
-    async def work() -> None:
-        query = {"retain": "true"} if retain else {}
-        async with _asked(mesh, "POST", _channel(name, query), data=payload) as answer:
-            said = await answer.json()
-        print(f"{said.get('id', '')} kept={said.get('kept', '')}".strip())
-
-    _run(mesh, work)
+class RemoteError(Exception):
+    """What was asked did not happen. The text says why, for the person at the terminal."""
 
 
-def subscribe(mesh: Mesh, filters: list[str], count: int, *, json_lines: bool) -> None:
-    """Prints messages as they come. Raises UserError."""
+class Event(NamedTuple):
+    """One server-sent event."""
 
-    async def work() -> None:
-        query = urlencode([("filter", text) for text in filters])
-        headers = {"Accept": "text/event-stream"}
-        seen = 0
-        async with _asked(mesh, "GET", f"/v1/stream?{query}", headers=headers, stream=True) as answer:
-            async for kind, data in _events(answer):
-                if kind == "gap":
-                    print(f"-- a gap: {data}", file=sys.stderr)
-                    continue
-                if kind not in ("", "message"):
-                    continue
-                print(data if json_lines else _line(json.loads(data)), flush=True)
-                seen += 1
-                if seen == count:
-                    return
-        raise UserError(f"{mesh.url} ended the stream")
-
-    _run(mesh, work)
+    kind: str
+    data: str
 
 
-def call(mesh: Mesh, agent: str, skill: str, arguments: str, deadline_s: float) -> None:
-    """Asks and prints the answer. Raises UserError."""
-    try:
-        parsed = json.loads(arguments)
-    except ValueError as error:
-        raise UserError(f"the arguments are not JSON: {error}") from None
+class EventLines:
+    """Lines of a server-sent event stream in, events out (WHATWG HTML, section 9.2)."""
 
-    async def work() -> None:
-        body = {
-            "agent": None if agent == "-" else agent,
-            "skill": skill,
-            "arguments": parsed,
-            "deadline_ms": int(deadline_s * 1000),
-        }
-        headers = {"Prefer": f"wait={int(deadline_s) + 1}"}
-        async with _asked(mesh, "POST", "/v1/calls", json=body, headers=headers, patience_s=deadline_s + 10) as answer:
-            said = await answer.json()
-        if said.get("state") != "done":
-            error = said.get("error") or {}
-            raise UserError(f"no answer: {error.get('detail') or error.get('reason') or said.get('state')}")
-        result = said.get("result")
-        print(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False))
+    def __init__(self) -> None:
+        self._kind = ""
+        self._data: list[str] = []
 
-    _run(mesh, work)
-
-
-def agents(mesh: Mesh, query: Mapping[str, str]) -> None:
-    """Prints who is there, as a table. Raises UserError."""
-
-    async def work() -> None:
-        asked = urlencode({key: value for key, value in query.items() if value})
-        async with _asked(mesh, "GET", f"/v1/agents?{asked}") as answer:
-            found = (await answer.json())["agents"]
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table("agent", "state", "via", "skills", box=None, pad_edge=False)
-        for entry in found:
-            skills = ", ".join(skill["name"] for skill in (entry.get("card") or {}).get("skills", []))
-            table.add_row(entry["agent"], entry["state"], entry.get("via", ""), skills)
-        Console(highlight=False).print(table if found else "nobody is here")
-
-    _run(mesh, work)
-
-
-def backup(mesh: Mesh, target: Path) -> None:
-    """Has the mesh copy what it keeps. Raises UserError."""
-
-    async def work() -> None:
-        body = {"target": str(target)}
-        async with _asked(mesh, "POST", "/v1/admin/backup", json=body, patience_s=3600):
-            print(f"copied to {target}")
-
-    _run(mesh, work)
-
-
-# -- within ------------------------------------------------------------------------------------------
-
-
-def _channel(name: str, query: dict[str, str]) -> str:
-    path = to_path(name)
-    if path is None:
-        return "/v1/channels?" + urlencode({"name": name, **query}, quote_via=quote)
-    return f"/v1/channels/{path}" + (f"?{urlencode(query)}" if query else "")
-
-
-def _run(mesh: Mesh, work: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        await work()
-
-    try:
-        asyncio.run(main())
-    except (aiohttp.ClientConnectorError, ConnectionRefusedError) as error:
-        raise UserError(
-            f"nothing answers at {mesh.url} ({error.strerror or error}): "
-            "start it with `dragoman serve`, or say where it is with --url"
-        ) from None
-    except aiohttp.InvalidURL:
-        raise UserError(f"{mesh.url!r} is no URL; write it like http://127.0.0.1:8080") from None
-    except TimeoutError:
-        raise UserError(f"{mesh.url} did not answer in time") from None
-    except aiohttp.ClientError as error:
-        raise UserError(f"{mesh.url}: the connection broke ({error or type(error).__name__})") from None
-
-
-@asynccontextmanager
-async def _asked(
-    mesh: Mesh, method: str, path: str, *, stream: bool = False, patience_s: float = PATIENCE_S, **options: Any
-) -> AsyncIterator[aiohttp.ClientResponse]:
-    headers = dict(options.pop("headers", {}))
-    if mesh.token:
-        headers["Authorization"] = f"Bearer {mesh.token}"
-    timeout = aiohttp.ClientTimeout(total=None if stream else patience_s, sock_connect=10)
-    async with (
-        aiohttp.ClientSession(timeout=timeout, read_bufsize=LINE_BYTES_MAX) as client,
-        client.request(method, mesh.url.rstrip("/") + path, headers=headers, **options) as answer,
-    ):
-        if answer.status >= 400:
-            raise UserError(await _why(answer))
-        yield answer
-
-
-async def _why(answer: aiohttp.ClientResponse) -> str:
-    """The problem document's sentence, or what there is."""
-    text = await answer.text()
-    try:
-        problem = json.loads(text)
-        return str(problem.get("detail") or problem.get("title") or text)
-    except (ValueError, AttributeError):
-        return f"HTTP {answer.status} {answer.reason}"
-
-
-async def _events(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, str]]:
-    """(event, data) of a server-sent event stream."""
-    kind, data = "", ""
-    async for raw in answer.content:
-        line = raw.decode().rstrip("\r\n")
+    def feed(self, line: str) -> Event | None:
+        """Takes a line without its end; the event that an empty line completes."""
         if not line:
-            if data:
-                yield kind, data
-            kind, data = "", ""
-            continue
+            event = Event(self._kind or "message", "\n".join(self._data)) if self._data else None
+            self._kind = ""
+            self._data = []
+            return event
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if field == "event":
-            kind = value
+            self._kind = value
         elif field == "data":
-            data = value if not data else f"{data}\n{value}"
+            self._data.append(value)
+        return None
 
 
-def _line(message: dict[str, Any]) -> str:
-    payload = message.get("payload")
-    if payload is None and "payload_base64" in message:
-        payload = f"(base64) {message['payload_base64']}"
-    return f"{message['channel']} {'(null)' if payload is None else payload}"
+class Remote:
+    """A mesh at an address. ``async with Remote(url, token) as mesh``. Everything raises RemoteError."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        try:
+            parts = urlsplit(url)
+            fine = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        except ValueError:
+            fine = False
+        if not fine:
+            raise RemoteError(f"{url!r} is no address of a mesh; it looks like http://127.0.0.1:8080")
+        self._url = url.rstrip("/")
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=ANSWER_S)
+        self._http = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.close()
+
+    async def publish(
+        self, name: str, payload: bytes, *, retain: bool = False, content_type: str | None = None
+    ) -> dict[str, Any]:
+        """Says something in a channel; what the mesh answers: id, channel, offset, and where it is kept."""
+        query = {"name": name} | ({"retain": "true"} if retain else {})
+        headers = {} if content_type is None else {"Content-Type": content_type}
+        return await self._json("POST", "/v1/channels", params=query, data=payload, headers=headers)
+
+    async def stream(self, filters: list[str], *, retained: bool) -> AsyncIterator[Event]:
+        """What is said in every channel that matches, until the mesh ends it."""
+        query = [("filter", text) for text in filters] + ([] if retained else [("retained", "false")])
+        lines = EventLines()
+        accept = {"Accept": "text/event-stream"}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=None)
+        try:
+            async with self._http.get(
+                f"{self._url}/v1/stream", params=query, headers=accept, timeout=timeout
+            ) as answer:
+                await self._checked(answer)
+                async for line in _lines(answer.content):
+                    event = lines.feed(line)
+                    if event is not None:
+                        yield event
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise self._unreachable(error) from None
+
+    async def call(self, agent: str | None, skill: str, arguments: object, deadline_ms: int) -> dict[str, Any]:
+        """Asks for a skill and waits for its one answer: the call's document, whatever its outcome."""
+        order = {"skill": skill, "arguments": arguments, "deadline_ms": deadline_ms}
+        if agent is not None:
+            order["agent"] = agent
+        prefer = {"Prefer": f"wait={POLL_S}"}
+        call = await self._json("POST", "/v1/calls", json=order, headers=prefer)
+        while call["state"] in ("waiting", "working"):
+            call = await self._json("GET", f"/v1/calls/{quote(call['id'], safe='')}", headers=prefer)
+        return call
+
+    async def agents(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Who is here and what they can do."""
+        found = await self._json("GET", "/v1/agents", params=dict(query))
+        agents: list[dict[str, Any]] = found["agents"]
+        return agents
+
+    async def backup(self, target: str) -> None:
+        """Has the mesh copy its log to a folder on its own machine."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=None)
+        await self._json("POST", "/v1/admin/backup", json={"target": target}, timeout=timeout)
+
+    async def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            async with self._http.request(
+                method, self._url + path, skip_auto_headers=("Content-Type",) if "data" in options else (), **options
+            ) as answer:
+                await self._checked(answer)
+                content = await answer.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise self._unreachable(error) from None
+        document = _parsed(content) if content else {}
+        if document is None:
+            raise RemoteError(f"what answers at {self._url} is not a mesh: its answer is no JSON object")
+        return document
+
+    async def _checked(self, answer: aiohttp.ClientResponse) -> None:
+        if answer.status < 400:
+            return
+        problem = _parsed(await answer.content.read(1 << 16)) or {}
+        if "title" not in problem:
+            raise RemoteError(f"what answers at {self._url} is not a mesh: it says {answer.status} {answer.reason}")
+        raise RemoteError(problem_text(problem))
+
+    def _unreachable(self, error: Exception) -> RemoteError:
+        if isinstance(error, aiohttp.ClientConnectorError):
+            why = os.strerror(error.errno) if error.errno else "no connection"
+            return RemoteError(
+                f"no mesh answers at {self._url} ({why}); start one with `dragoman serve`, or say where with --url"
+            )
+        if isinstance(error, TimeoutError):
+            return RemoteError(f"the mesh at {self._url} did not answer in time")
+        return RemoteError(f"the connection to {self._url} broke: {str(error) or type(error).__name__}")
+
+
+def problem_text(problem: Mapping[str, Any]) -> str:
+    """A problem document as a sentence."""
+    detail = problem.get("detail") or problem.get("title")
+    reason = problem.get("type", "")
+    hint = ""
+    if reason == "not-authenticated":
+        hint = "; give --token, or set DRAGOMAN_TOKEN"
+    return f"{detail}{hint}" + (f" ({reason})" if reason and reason != "about:blank" else "")
+
+
+def payload_of(document: Mapping[str, Any]) -> bytes | None:
+    """A message's or answer's bytes; None for a tombstone."""
+    if document.get("payload") is not None:
+        return str(document["payload"]).encode()
+    if document.get("payload_base64") is not None:
+        try:
+            return base64.b64decode(document["payload_base64"])
+        except (binascii.Error, ValueError):
+            raise RemoteError("the mesh sent a payload that is not base64") from None
+    return None
+
+
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[str]:
+    """The lines of a stream, whatever their length up to a bound: the reader's own ends at 128 KiB."""
+    pieces: list[bytes] = []
+    size = 0
+    async for chunk in content.iter_any():
+        *whole, rest = chunk.split(b"\n")
+        for line in whole:
+            pieces.append(line)
+            yield b"".join(pieces).removesuffix(b"\r").decode("utf-8", "replace")
+            pieces.clear()
+            size = 0
+        pieces.append(rest)
+        size += len(rest)
+        if size > LINE_BYTES_MAX:
+            raise RemoteError(f"a line of the stream is longer than {LINE_BYTES_MAX >> 20} MiB")
+
+
+def skills_of(agent: Mapping[str, Any]) -> Iterator[str]:
+    """The skills on an agent's card."""
+    card = agent.get("card") or {}
+    for skill in card.get("skills", []):
+        yield str(skill.get("id") or skill.get("name") or "?")

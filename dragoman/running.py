@@ -1,187 +1,183 @@
-"""Runs a mesh as a program, and looks after its data directory while none runs."""
+"""One mesh in a process of its own, from the first line it prints to the last flush; and its data while none runs.
+
+Whatever belongs to a process and not to a mesh is here: the event loop, signals, the ready file, the garbage
+collector, the limit on open files. An embedder keeps its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
-import logging
 import os
+import resource
 import signal
-import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import uvloop
 
 from dragoman import __version__
+from dragoman.broker.log.contract import LogError
+from dragoman.config import Config, advice
+from dragoman.mesh import CannotStartError, Mesh
 
 if TYPE_CHECKING:
-    from dragoman.config import Config
-    from dragoman.mesh import Mesh
+    from dragoman.broker.log.contract import Log
+    from dragoman.broker.log.settings import LogSettings
 
-FAILED: Final = 1
-KINDS: Final = {"mqtt": "MQTT", "mqtts": "MQTT over TLS", "http": "HTTP and MCP", "https": "HTTP and MCP over TLS"}
+Done = TypeVar("Done")
+Say = Callable[[str], None]
 
-GC_THRESHOLDS: Final = (50_000, 50, 1_000)
-"""A mesh makes many small objects that live long; Python's defaults would look at them all the time."""
-
-
-class UserError(Exception):
-    """It cannot be done. The text is a sentence for the person who asked."""
+GC_THRESHOLDS: Final = (50_000, 20, 50)
+"""Python's are 700, 10, 10: a busy broker makes that many objects in a millisecond, nearly none of them in cycles."""
 
 
-def run(config: Config, ready_file: Path | None, *, verbose: bool) -> int:
-    """Runs a mesh until SIGTERM or SIGINT; the exit code."""
-    import uvloop
-
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    return uvloop.run(_serve(config, ready_file))
+def run(config: Config, ready_file: Path | None, say: Say) -> int:
+    """Runs a mesh until a signal ends it; the exit code. Raises CannotStartError."""
+    _raise_file_limit()
+    _remove(ready_file)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, ready_file, say))
 
 
-async def _serve(config: Config, ready_file: Path | None) -> int:
-    from dragoman.config import advice
-    from dragoman.mesh import CannotStartError, Mesh
-
-    began = time.monotonic()
+async def _serve(config: Config, ready_file: Path | None, say: Say) -> int:
+    ended = _Signals(asyncio.get_running_loop(), say)
+    say(f"dragoman {__version__}")
     mesh = Mesh(config)
-    asked = _signals()
+    started = time.monotonic()
+    await mesh.start()
+    took_ms = round((time.monotonic() - started) * 1000)
     try:
-        await mesh.start()
-    except CannotStartError as error:
-        print(f"dragoman: {error}", file=sys.stderr)
-        return FAILED
+        if ready_file is not None:
+            _write_whole(ready_file, json.dumps({"pid": os.getpid(), **mesh.addresses}))
+        for line in _opening(config, mesh.addresses, _messages(mesh.broker.log), took_ms):
+            say(line)
+        _settle_garbage_collector()
+        code = await ended.wait()
+        say("stopping: no new connections, everyone is told, everything is flushed")
+    finally:
+        _remove(ready_file)
+        await mesh.stop(config.grace_s)
+    say("stopped")
+    return code
+
+
+class _Signals:
+    """The first SIGINT or SIGTERM asks for a graceful end; the second ends the process at once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, say: Say) -> None:
+        self._came = asyncio.Event()
+        self._say = say
+        self._code = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on, number)
+
+    async def wait(self) -> int:
+        """Waits for the first; the exit code it means."""
+        await self._came.wait()
+        return self._code
+
+    def _on(self, number: signal.Signals) -> None:
+        if self._came.is_set():
+            self._say("stopped at once; what was acknowledged is in the log")
+            os._exit(128 + number)
+        # SIGTERM is how a supervisor says "well done"; SIGINT tells a shell script that its user wants it to end too.
+        self._code = 0 if number == signal.SIGTERM else 128 + number
+        self._came.set()
+
+
+def _opening(config: Config, addresses: dict[str, str], messages: int, took_ms: int) -> list[str]:
+    lines: list[str] = []
+    for name in ("mqtt", "mqtts"):
+        if name in addresses:
+            lines.append(f"  {name:<6} {addresses[name]}")
+    for name in ("http", "https"):
+        if name in addresses:
+            url = f"{name}://{addresses[name]}"
+            lines.append(f"  {name:<6} {url}/v1  (metrics {url}/metrics, description {url}/openapi.json)")
+            lines.append(f"  {'mcp':<6} {url}{config.mcp.path}")
+    if not addresses:
+        lines.append("  no listener is on: nobody can connect")
+    if config.durable:
+        recovered = f"{messages:,} {'message' if messages == 1 else 'messages'} recovered, started in {took_ms} ms"
+        lines.append(f"  {'data':<6} {config.data}: {recovered}")
+    lines.extend(f"  note   {sentence}" for sentence in advice(config))
+    lines.append("  stop with Ctrl-C or SIGTERM; a second one stops at once")
+    return lines
+
+
+def _messages(log: Log) -> int:
+    return sum(after - first for first, after in map(log.bounds, log.channels()))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes a file that is never seen half written."""
+    try:
+        descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text + "\n")
+        os.chmod(beside, 0o644)
+        os.replace(beside, path)
+    except OSError as error:
+        raise CannotStartError(f"the ready file {path} cannot be written: {error.strerror}") from None
+
+
+def _remove(ready_file: Path | None) -> None:
+    """A ready file says that a mesh runs now; one left by a process that was killed would lie."""
+    try:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotStartError(f"the ready file {ready_file} cannot be replaced: {error.strerror}") from None
+
+
+def _raise_file_limit() -> None:
+    """Every connection is an open file, and shells allow 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):
+            return  # macOS says "unlimited" and refuses it; what we have must do
+
+
+def _settle_garbage_collector() -> None:
+    """What is alive after the start stays alive: never look at it again, and look at the rest less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    _announce(mesh, config, (time.monotonic() - began) * 1000)
-    for sentence in advice(config):
-        _say(f"  note: {sentence}")
-    if ready_file is not None:
-        try:
-            _write_ready(ready_file, mesh.addresses)
-        except OSError as error:
-            print(f"dragoman: the ready file {ready_file} cannot be written: {error.strerror}", file=sys.stderr)
-            await mesh.stop(0)
-            return FAILED
-    await asked.get()
-    _say("stopping: nothing new is taken in, everybody is told; a second signal stops at once")
-    stopping = asyncio.get_running_loop().create_task(mesh.stop(), name="stop")
-    again = asyncio.get_running_loop().create_task(asked.get(), name="second signal")
-    await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
-    again.cancel()
-    if not stopping.done():
-        _say("stopped at once")
-        os._exit(FAILED)
-    await stopping
-    if ready_file is not None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(ready_file)
-    _say("stopped")
-    return 0
 
 
-def _signals() -> asyncio.Queue[int]:
-    """The signals that ask us to stop, as they come."""
-    asked: asyncio.Queue[int] = asyncio.Queue(maxsize=8)
-
-    def note(number: int) -> None:
-        with contextlib.suppress(asyncio.QueueFull):
-            asked.put_nowait(number)
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, note, number)
-    return asked
+# -- the data of a mesh that does not run ------------------------------------------------------------
 
 
-def _announce(mesh: Mesh, config: Config, took_ms: float) -> None:
-    _say(f"dragoman {__version__}, ready after {took_ms:.0f} ms (process {os.getpid()})")
-    for name, kind in KINDS.items():
-        if name in mesh.addresses:
-            _say(f"  {kind:<22} {mesh.addresses[name]}")
-    if "http" in mesh.addresses:
-        _say(f"  {'for MCP clients':<22} http://{mesh.addresses['http']}{config.mcp.path}")
-    if not mesh.addresses:
-        _say("  nothing listens: every listener is off")
-    kept = mesh.broker.log.statistics()
-    recovered = kept.get("recovered_messages", kept.get("messages", 0))
-    where = f"{Path(config.data).absolute()}, {recovered} messages there" if config.durable else "nowhere (:memory:)"
-    _say(f"  {'kept in':<22} {where}")
-    _say("  stop it with Ctrl-C or SIGTERM")
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _write_ready(file: Path, addresses: dict[str, str]) -> None:
-    """Whole or not at all: whoever waits for it may read it at once."""
-    draft = file.with_name(file.name + ".new")
-    draft.write_text(json.dumps({"pid": os.getpid(), **addresses}) + "\n", "utf-8")
-    draft.replace(file)
-
-
-# -- the data directory of a mesh that is not running ------------------------------------------------
-
-
-def _offline(work: Callable[[], None]) -> None:
-    from dragoman.broker.log.contract import LogError
-
-    try:
-        work()
-    except LogError as error:
-        raise UserError(str(error)) from None
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}") from None
-
-
-def compact_folder(data: Path) -> None:
-    """Rewrites the index without its free pages. Raises UserError."""
-    from dragoman.broker.log.settings import LogSettings
+def compact_folder(folder: Path) -> tuple[int, int]:
+    """Rewrites the index without its free pages; its bytes before and after. Raises CannotStartError."""
     from dragoman.broker.log.upkeep import compact
 
-    def work() -> None:
-        before, after = compact(LogSettings(data))
-        _say(f"{data}: the index had {before:,} bytes and has {after:,}")
-
-    _must_be_there(data)
-    _offline(work)
+    return _offline(folder, compact)
 
 
-def backup_folder(data: Path, target: Path) -> None:
-    """Copies it. Raises UserError."""
-    from dragoman.broker.log.settings import LogSettings
+def backup_folder(folder: Path, target: Path) -> None:
+    """Copies it to a folder that is new or empty. Raises CannotStartError."""
     from dragoman.broker.log.upkeep import backup_folder as copy
 
-    def work() -> None:
-        copy(LogSettings(data), target)
-        _say(f"{data} is copied to {target}")
-
-    _must_be_there(data)
-    _offline(work)
+    _offline(folder, lambda settings: copy(settings, target))
 
 
-def _must_be_there(data: Path) -> None:
-    if not data.is_dir():
-        raise UserError(f"{data} is no directory; name the data directory of a mesh, such as ./dragoman-data")
-
-
-# -- credentials -------------------------------------------------------------------------------------
-
-
-def password_hash(secret: str) -> str:
-    """What a configuration holds instead of the password."""
-    from dragoman.mesh import hash_password
-
-    return hash_password(secret.encode())
-
-
-def fresh_token() -> tuple[str, str]:
-    """A token and its digest."""
-    from dragoman.mesh import new_token
-
-    return new_token()
+def _offline(folder: Path, work: Callable[[LogSettings], Done]) -> Done:
+    # The log would make what is not there, and a wrong path is all it takes.
+    if not folder.is_dir():
+        raise CannotStartError(f"{folder} is no directory; name the data directory of a mesh, such as ./dragoman-data")
+    if not any(folder.iterdir()):
+        raise CannotStartError(f"{folder} is empty; name the data directory of a mesh, such as ./dragoman-data")
+    try:
+        return work(Config(data=str(folder)).log)
+    except LogError as error:
+        raise CannotStartError(str(error)) from None
+    except OSError as error:
+        raise CannotStartError(f"{error.filename or folder}: {error.strerror}") from None
