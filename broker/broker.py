@@ -387,14 +387,11 @@ class Broker:
         self.metrics.subscriptions -= 1
         if self.verbs.unsubscribe(subscription):
             return
+        self.core.pump.end_replay(subscription)
         if subscription.exact:
             channel = self.channels.by_name[subscription.filter]
             if channel.unsubscribed(subscription):
                 self.directory.left(channel.name, session)
-            feed = channel.feeds.get(session) if channel.feeds else None
-            channel.refresh()
-            if feed is not None and (not channel.feeds or session not in channel.feeds):
-                self.core.pump.drop_feed(feed)
         else:
             self.core.filters.remove(subscription.filter, subscription)
             self.core.changed()
@@ -410,17 +407,15 @@ class Broker:
         feed = channel.feed_of(session)
         assert feed is not None
         if start is Start.LAST:
-            feed.lag = channel.last.offset if channel.last is not None else channel.visible
+            place = channel.newest
         elif isinstance(start, tuple) and start[0] == channel.number:
-            feed.lag = min(start[1], channel.visible)
+            place = min(start[1], channel.visible)
         else:
-            first, after = self.log.bounds(channel.number)
-            oldest = channel.ring.first_offset if len(channel.ring) else channel.visible
-            feed.lag = min(oldest, first) if after else oldest
+            place = channel.oldest
             if isinstance(start, tuple):
                 self.metrics.gaps += 1
                 session.lost(feed, 0)
-        self.core.pump.follow(feed)
+        self.core.pump.begin(feed, place)
 
     # -- reading -------------------------------------------------------------------------------------
 

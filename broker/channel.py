@@ -25,6 +25,15 @@ FANOUT_MAX: Final = 1_000
 
 STALE: Final = -1
 
+UNPROMISED: Final = -1
+"""``reserved`` of a channel the log does not know: after a crash its number is never used again."""
+
+RESERVE: Final = 4_096
+"""Offsets promised at a time. A crash skips at most this many; smaller means more state rows."""
+
+NO_OFFSET: Final = 1 << 63
+"""Above every offset."""
+
 
 class Keep(IntEnum):
     """What a channel logs: nothing, what wishes at least once, or everything. Numbers are on disk."""
@@ -42,8 +51,9 @@ class Channel:
     ``next_offset``  of the next message taken in; ``visible`` the next to be shown
     ``declared``     what its owner asked it to keep; ``keep`` what it keeps now (a durable reader raises it)
     ``reserved``     offsets below this are promised in the log, so a restart goes on from there
+    ``slow_from``    from this offset on a message needs more than the ring: ``Commits.take`` looks at it
     ``pending``      the ticket of the newest message not yet visible; 0 = all are
-    ``exact``        subscriptions to exactly this channel
+    ``exact``        subscriptions to exactly this channel, by session
     ``live``         the feeds pushed to; ``rest`` those beyond ``FANOUT_MAX``, read for in later turns
     ``generation``   of the broker's filters and rules that ``live`` and ``keep`` were computed at
     """
@@ -69,6 +79,7 @@ class Channel:
         "rest",
         "retained",
         "ring",
+        "slow_from",
         "visible",
     )
 
@@ -79,7 +90,8 @@ class Channel:
         self.creator = ""
         self.next_offset = next_offset
         self.visible = next_offset
-        self.reserved = next_offset
+        self.reserved = UNPROMISED
+        self.slow_from = NO_OFFSET
         self.last_ms = 0
         self.declared = Keep.NONE
         self.keep = Keep.NONE
@@ -88,7 +100,7 @@ class Channel:
         self.ring = Ring()
         self.last: Message | None = None
         self.retained: Message | None = None
-        self.exact: list[Subscription] | None = None
+        self.exact: dict[Session, list[Subscription]] | None = None
         self.feeds: dict[Session, Feed] | None = None
         self.live: tuple[Feed, ...] = ()
         self.rest: tuple[Feed, ...] = ()
@@ -110,7 +122,7 @@ class Channel:
         message.number = self.number
         offset = self.next_offset
         message.offset = offset
-        if self.keep or self.pending or message.retain:
+        if offset >= self.slow_from or message.retain:
             return core.commits.take(self, message)
         self.next_offset = offset + 1
         self.visible = offset + 1
@@ -143,19 +155,29 @@ class Channel:
     def subscribed(self, subscription: Subscription) -> bool:
         """Adds an exact subscription. True if it is its session's first here."""
         if self.exact is None:
-            self.exact = []
-        first = all(s.session is not subscription.session for s in self.exact)
-        self.exact.append(subscription)
+            self.exact = {}
+        session = subscription.session
+        if session in self.exact:
+            self.exact[session].append(subscription)
+            self.generation = STALE
+            return False
+        if self.feeds and session in self.feeds and self.generation != self.core.generation:
+            # A feed that only an ended subscription left behind must not be continued by this one.
+            self.refresh()
+        self.exact[session] = [subscription]
         self.generation = STALE
-        return first
+        return True
 
     def unsubscribed(self, subscription: Subscription) -> bool:
         """Takes an exact subscription away. True if it was its session's last here."""
         assert self.exact is not None, f"{self.name!r} has no subscription"
-        self.exact.remove(subscription)
+        mine = self.exact[subscription.session]
+        mine.remove(subscription)
+        if not mine:
+            del self.exact[subscription.session]
         self.generation = STALE
         self.idle_since_ms = self.core.now_ms
-        return all(s.session is not subscription.session for s in self.exact)
+        return not mine
 
     def refresh(self) -> None:
         """Computes who is fed and what is kept, from the filters and rules in force now.
@@ -166,8 +188,9 @@ class Channel:
         """
         core = self.core
         wanted: dict[Session, list[Subscription]] = {}
-        for subscription in self.exact or ():
-            wanted.setdefault(subscription.session, []).append(subscription)
+        if self.exact:
+            for session, subscriptions in self.exact.items():
+                wanted[session] = subscriptions.copy()
         for subscription in core.filters.match(self.name):
             if core.may_read(subscription.session, self.name):
                 wanted.setdefault(subscription.session, []).append(subscription)
@@ -180,15 +203,33 @@ class Channel:
             feed.merge(subscriptions)
             feeds[session] = feed
         self.feeds = feeds or None
+        for session, feed in old.items():
+            if session not in feeds:
+                core.pump.end(feed)
         everyone = tuple(feeds.values())
         self.live, self.rest = everyone[:FANOUT_MAX], everyone[FANOUT_MAX:]
+        for feed in self.live:
+            if feed.paced:
+                feed.paced = False
+                core.pump.rejoin(feed)
         for feed in self.rest:
+            feed.paced = True
             if feed.lag is None:
                 feed.lag = self.visible
-        self.keep = Keep(max(self.declared, Keep.ACKED if core.readers.match(self.name) else Keep.NONE))
-        if not self.keep and self.logged:
+        self.keep = self.declared
+        if not self.keep and (core.readers.match(self.name) or self.logged):
             self.keep = Keep.ACKED
         self.generation = core.generation
+        self.pace()
+
+    def pace(self) -> None:
+        """Says anew from where on messages need more than the ring; after any change of what that depends on."""
+        if self.keep or self.pending:
+            self.slow_from = 0
+        elif self.reserved != UNPROMISED:
+            self.slow_from = self.reserved - RESERVE // 2
+        else:
+            self.slow_from = NO_OFFSET
 
     def feed_of(self, session: Session) -> Feed | None:
         """The session's feed here, if any of its subscriptions matches."""
@@ -196,19 +237,73 @@ class Channel:
             self.refresh()
         return self.feeds.get(session) if self.feeds else None
 
-    @property
-    def wanted(self) -> bool:
-        """Whether anything refers to it: if not, and idle for a while, it evaporates."""
-        return bool(
-            self.exact
-            or self.declared
-            or self.retained is not None
-            or self.pending
-            or self.logged
-        )
+    # -- what can be read ------------------------------------------------------------------------------
 
     @property
     def logged(self) -> bool:
-        """Whether any message of it is in the log."""
+        """Whether the log holds any message of it."""
         first, after = self.core.log.bounds(self.number)
         return first < after
+
+    @property
+    def start(self) -> int:
+        """The first offset in memory; ``visible`` if nothing is. The newest message stays when the ring lets it go."""
+        if len(self.ring):
+            return self.ring.first_offset
+        last = self.last
+        return last.offset if last is not None and last.offset == self.visible - 1 else self.visible
+
+    @property
+    def oldest(self) -> int:
+        """The first offset that can be read, from the log or memory."""
+        first, after = self.core.log.bounds(self.number)
+        return min(first, self.start) if first < after else self.start
+
+    @property
+    def newest(self) -> int:
+        """The offset of the newest message that can be read; ``visible`` if there is none."""
+        if self.start < self.visible:
+            assert self.last is not None, "what is in memory ends with the last one"
+            return self.last.offset
+        first, after = self.core.log.bounds(self.number)
+        return after - 1 if first < after else self.visible
+
+    def since(self, offset: int, limit: int) -> list[Message]:
+        """At most ``limit`` messages in memory from ``offset`` on."""
+        if len(self.ring):
+            return self.ring.since(offset, limit)
+        last = self.last
+        return [last] if last is not None and last.offset == self.visible - 1 and last.offset >= offset else []
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything refers to it: if not, and idle for a while, it evaporates.
+
+        Whoever reads by a wildcard does so only while something is left to read: it will match the next creation too.
+        """
+        if self.exact or self.declared or self.retained is not None or self.pending or self.logged:
+            return True
+        return any(f.lag is not None and f.lag < self.visible for f in (self.feeds or {}).values())
+
+    def check(self) -> None:
+        """Asserts what must always hold between two turns. For tests; walks everything."""
+        assert self.visible <= self.next_offset, self
+        assert self.pending or self.visible <= self.next_offset
+        held = self.ring.since(0, 1 << 30)
+        offsets = [message.offset for message in held]
+        assert offsets == sorted(set(offsets)), f"{self.name!r}: the ring holds {offsets}"
+        assert not held or (offsets[-1] < self.visible and held[-1] is self.last)
+        times = [message.time_ms for message in held]
+        assert times == sorted(times), f"{self.name!r}: time goes back"
+        feeds = self.feeds or {}
+        assert self.live + self.rest == tuple(feeds.values())
+        assert all(session is feed.session for session, feed in feeds.items())
+        for feed in feeds.values():
+            assert feed.channel is self, "an ended feed is still fed"
+            assert feed.lag is None or 0 <= feed.lag <= self.visible
+            assert not feed.paced or feed.lag is not None, "one of very many is never pushed to"
+        if self.generation != STALE:
+            assert self.keep >= self.declared
+            slow_from = self.slow_from
+            self.pace()
+            assert self.slow_from == slow_from, f"{self.name!r} goes the slow way from {slow_from}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.broker.channel import Channel, Keep
+from dragoman.broker.channel import RESERVE, STALE, UNPROMISED, Channel, Keep
 from dragoman.broker.log.contract import EVERYTHING, Position, Table, Ticket
 from dragoman.broker.rows import ChannelRow, Row, channel_key, decode_message, decode_row, encode_row
 from dragoman.routing.message import NODE_BITS
@@ -86,7 +86,9 @@ class Channels:
     def declare(self, channel: Channel, keep: Keep) -> None:
         """Its owner asks the channel to keep what it logs, durably from now on."""
         channel.declared = keep
-        channel.generation = -1
+        channel.generation = STALE
+        # Of a channel that logs everything the log itself knows the next offset, so that it stays dense.
+        channel.reserved = channel.next_offset + (0 if keep is Keep.ALL else RESERVE)
         self._core.commits.remember(channel)
 
     # -- numbers -----------------------------------------------------------------------------------
@@ -117,9 +119,10 @@ class Channels:
             number = int.from_bytes(key, "big")
             after = core.log.bounds(number)[1]
             channel = Channel(core, known.name, number, next_offset=max(known.reserved, after))
+            channel.reserved = known.reserved
             channel.declared = Keep(known.declared)
-            if channel.declared is Keep.ALL and after:
-                channel.next_offset = channel.visible = after
+            channel.creator = known.creator
+            self._created_by[known.creator] = self._created_by.get(known.creator, 0) + 1
             self._enter(channel)
         for key, value in core.log.rows(Table.RETAINED):
             holder = self.by_number.get(int.from_bytes(key, "big"))
@@ -172,7 +175,7 @@ class Channels:
         else:
             self._created_by.pop(channel.creator, None)
         core.rings.clear(channel.ring)
-        if channel.reserved:
+        if channel.reserved != UNPROMISED:
             core.log.put(Table.CHANNELS, channel_key(channel.number), None)
         if core.log.bounds(channel.number)[1]:
             core.log.release(channel.number, EVERYTHING)

@@ -7,8 +7,10 @@ one of its channel waits with it, so nothing becomes visible before an earlier o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, final
 
+from dragoman.broker.channel import RESERVE, UNPROMISED, Keep
 from dragoman.broker.log.contract import DONE, Table, Ticket
 from dragoman.broker.rows import ChannelRow, channel_key, encode_message, encode_row
 from dragoman.routing.filters import NameTree
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
     from dragoman.broker.core import Core
     from dragoman.broker.session import Session
     from dragoman.routing.message import Message
-
-RESERVE: Final = 4_096
-"""Offsets promised at a time. A restart skips at most this many; smaller means more state rows."""
 
 
 @final
@@ -45,33 +44,45 @@ class Commits:
             refusal = self._retained_quota(channel, message)
             if refusal is not None:
                 return refusal
+        promised = DONE
+        if logs or channel.reserved != UNPROMISED or (message.retain and message.payload):
+            promised = self._promise(channel)
         ticket = DONE
         if logs:
-            if channel.next_offset >= channel.reserved:
-                self.reserve(channel)
             answer = core.log.append(message)
             if isinstance(answer, Refusal):
                 return answer
             ticket = answer
         channel.next_offset = message.offset + 1
         safe = self._put_retained(channel, message) if message.retain else DONE
-        if logs or channel.pending:
-            channel.pending = max(channel.pending, ticket)
+        if logs or promised or channel.pending:
+            channel.pending = max(channel.pending, ticket, promised)
+            channel.pace()
             self._hidden.setdefault(channel.pending, []).append((channel, message, logs))
         else:
             self._show(channel, message)
         return Ticket(max(ticket, safe)) if message.wish else ticket
 
-    def reserve(self, channel: Channel) -> None:
-        """Promises the next block of offsets, so that a restart goes on behind everything ever handed out."""
+    def _promise(self, channel: Channel) -> Ticket:
+        """Promises the next block of offsets in time, so that a crash goes on behind everything ever shown.
+
+        Answers the ticket that the next message must not be shown before: none, unless the block is used up.
+        What a channel showed before the log knew it needs no promise: its number would not come back.
+        """
+        left = channel.reserved - channel.next_offset
+        if channel.declared is Keep.ALL or left > RESERVE // 2:
+            return DONE
+        late = left <= 0 and channel.reserved != UNPROMISED
         channel.reserved = channel.next_offset + RESERVE
-        self.remember(channel)
+        channel.pace()
+        ticket = self.remember(channel)
+        return ticket if late else DONE
 
     def remember(self, channel: Channel) -> Ticket:
         """Writes the channel's row: from now on its creation survives a restart."""
-        if channel.reserved <= channel.next_offset:
-            channel.reserved = channel.next_offset + RESERVE
-        row = ChannelRow(name=channel.name, declared=int(channel.declared), reserved=channel.reserved)
+        row = ChannelRow(
+            name=channel.name, declared=int(channel.declared), reserved=channel.reserved, creator=channel.creator
+        )
         return self._core.log.put(Table.CHANNELS, channel_key(channel.number), encode_row(row))
 
     def tell(self, ticket: int, session: Session) -> None:
@@ -96,8 +107,9 @@ class Commits:
         hidden = [self._hidden.pop(t) for t in sorted(t for t in self._hidden if t <= ticket)]
         for entries in hidden:
             for channel, message, _ in entries:
-                if channel.pending <= ticket:
+                if channel.pending and channel.pending <= ticket:
                     channel.pending = 0
+                    channel.pace()
                 self._show(channel, message)
         for t in sorted(t for t in self._askers if t <= ticket):
             for session in self._askers.pop(t):
@@ -106,19 +118,49 @@ class Commits:
     def refused(self, ticket: Ticket, refusal: Refusal) -> None:
         """Commit ``ticket`` failed: what it held was never said. What merely waited behind it is shown."""
         self._core.tick()
+        retaining: dict[Channel, None] = {}
         for channel, message, logged in self._hidden.pop(ticket, ()):
-            if channel.pending <= ticket:
+            if channel.pending and channel.pending <= ticket:
                 channel.pending = 0
+                channel.pace()
+            if message.retain:
+                retaining[channel] = None
             if logged:
                 self._core.metrics.drop("commit-failed")
             else:
                 self._show(channel, message)
+        for channel in retaining:
+            # The log keeps rows of failed commits for the next one; what was never said must not be retained.
+            if channel.open:
+                self._write_retained(channel)
         for session in self._askers.pop(ticket, ()):
             session.refused(ticket, refusal)
+
+    def check(self, channels: Iterable[Channel]) -> None:
+        """Asserts what must always hold between two turns. For tests; walks everything."""
+        newest: dict[Channel, int] = {}
+        after: dict[Channel, int] = {}
+        for ticket in sorted(self._hidden):
+            for channel, message, _ in self._hidden[ticket]:
+                assert message.offset >= after.get(channel, channel.visible), "hidden out of order"
+                after[channel] = message.offset + 1
+                newest[channel] = ticket
+        holding = 0
+        for channel in channels:
+            assert channel.pending == newest.get(channel, 0), f"{channel.name!r} waits for {channel.pending}"
+            assert after.get(channel, channel.visible) <= channel.next_offset
+            assert (channel.retained is not None) == (channel.name in self.names)
+            if channel.retained is not None:
+                holding += len(channel.retained.payload or b"")
+        assert self.retained_count == len(self.names)
+        assert self.retained_bytes == holding
 
     # -- retained ------------------------------------------------------------------------------------
 
     def _show(self, channel: Channel, message: Message) -> None:
+        if not channel.open:
+            self._core.metrics.drop("channel-closed")
+            return
         if message.retain:
             self.set_retained(channel, message)
         channel.show(message)
@@ -141,23 +183,26 @@ class Commits:
         self.names.add(channel.name)
 
     def _put_retained(self, channel: Channel, message: Message) -> Ticket:
-        log = self._core.log
-        if not message.payload:
-            return log.put(Table.RETAINED, channel_key(channel.number), None)
-        if channel.reserved <= channel.next_offset:
-            self.reserve(channel)
-        return log.put(Table.RETAINED, channel_key(channel.number), encode_message(message))
+        row = encode_message(message) if message.payload else None
+        return self._core.log.put(Table.RETAINED, channel_key(channel.number), row)
+
+    def _write_retained(self, channel: Channel) -> None:
+        held = channel.retained
+        row = encode_message(held) if held is not None else None
+        self._core.log.put(Table.RETAINED, channel_key(channel.number), row)
 
     def _retained_quota(self, channel: Channel, message: Message) -> Refusal | None:
         settings = self._core.settings
-        if not message.payload or channel.retained is not None:
+        if not message.payload:
             return None
-        if self.retained_count >= settings.retained_max:
+        held = channel.retained
+        more = len(message.payload) - (len(held.payload or b"") if held is not None else 0)
+        if held is None and self.retained_count >= settings.retained_max:
             return Refusal(
                 Reason.QUOTA_EXCEEDED,
                 f"{self.retained_count} channels hold a retained value and broker.retained_max allows no more",
             )
-        if self.retained_bytes + len(message.payload) > settings.retained_bytes_max:
+        if more > 0 and self.retained_bytes + more > settings.retained_bytes_max:
             return Refusal(
                 Reason.QUOTA_EXCEEDED,
                 f"retained values hold {self.retained_bytes} bytes; "

@@ -6,8 +6,8 @@ the log where the ring does not reach back, and where neither does it gets a cou
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.subscription import Feed, replay_feed
@@ -52,8 +52,10 @@ class Pump:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._parked: dict[Session, dict[Feed, None]] = {}
-        self._replays: dict[Session, deque[Iterator[tuple[Subscription, Message]]]] = {}
-        self._held: dict[Session, tuple[Subscription, Message]] = {}
+        #: what each session's subscriptions are still owed; one replay a subscription, so asking again cannot pile up
+        self._replays: dict[Session, dict[Subscription, Iterator[Message]]] = {}
+        #: the value that was not taken
+        self._held: dict[Session, Message] = {}
         self._spreading: dict[Channel, None] = {}
 
     # -- credit ----------------------------------------------------------------------------------
@@ -72,7 +74,9 @@ class Pump:
             return
         parked = self._parked.pop(session, None)
         while parked:
-            feed, _ = parked.popitem()
+            # In turn, so that one busy channel does not take all of a slow reader's credit.
+            feed = next(iter(parked))
+            del parked[feed]
             if not self.follow(feed):
                 parked.update(self._parked.pop(session, {}))
                 self._parked[session] = parked
@@ -88,13 +92,35 @@ class Pump:
         self._replays.pop(session, None)
         self._held.pop(session, None)
 
-    def drop_feed(self, feed: Feed) -> None:
-        """The session no longer reads this channel."""
+    def end(self, feed: Feed) -> None:
+        """The session no longer reads this channel: whatever is under way for the feed gives nothing more."""
+        feed.channel = None
         parked = self._parked.get(feed.session)
         if parked is not None:
             parked.pop(feed, None)
             if not parked:
                 del self._parked[feed.session]
+
+    def begin(self, feed: Feed, offset: int) -> None:
+        """Puts a feed back to ``offset``, never forward, and reads from there as credit allows."""
+        if feed.lag is None or offset < feed.lag:
+            feed.lag = offset
+        if not self._is_parked(feed):
+            self.follow(feed)
+
+    def rejoin(self, feed: Feed) -> None:
+        """A feed that was one of very many is pushed to again, once it has caught up."""
+        channel = feed.channel
+        assert channel is not None, "only feeds of a channel rejoin"
+        assert feed.lag is not None, "one of very many is never pushed to"
+        if feed.lag >= channel.visible:
+            feed.lag = None
+        elif not self._is_parked(feed):
+            self._core.loop.call_soon(self._go_on, feed)
+
+    def _go_on(self, feed: Feed) -> None:
+        if not self._is_parked(feed):
+            self.follow(feed)
 
     # -- reading for feeds -------------------------------------------------------------------------
 
@@ -103,40 +129,50 @@ class Pump:
 
         True also while a read of the log is under way; the feed goes on by itself when it arrives.
         """
-        channel = feed.channel
-        assert channel is not None, "only feeds of a channel lag"
+        channel = self._channel(feed)
+        if channel is None:
+            return True
         while feed.lag is not None and not feed.waiting:
             if feed.lag >= channel.visible:
-                feed.lag = channel.visible if feed in channel.rest else None
+                feed.lag = channel.visible if feed.paced else None
                 return True
-            start = channel.ring.first_offset if len(channel.ring) else channel.visible
+            start = channel.start
             if feed.lag >= start:
-                if not self._give(feed, channel.ring.since(feed.lag, RING_CHUNK)):
+                # What the ring lacks between two of its messages was refused by the log: nobody has lost it.
+                if not self._give(feed, channel.since(feed.lag, RING_CHUNK), holes_lost=False):
                     return False
             elif self._logged(channel, start, feed.lag):
                 feed.waiting = True
-                self._core.log.read(channel.number, feed.lag, LOG_CHUNK_BYTES, lambda m, n, f=feed: self._arrived(f, m))  # type: ignore[misc]
+                self._core.log.read(channel.number, feed.lag, LOG_CHUNK_BYTES, partial(self._arrived, feed, feed.lag))
             else:
                 self._gap(feed, start)
         return True
+
+    def _channel(self, feed: Feed) -> Channel | None:
+        """The feed's channel, if filters and rules still feed it now."""
+        channel = feed.channel
+        if channel is not None and channel.generation != self._core.generation:
+            channel.refresh()
+        return feed.channel
 
     def _logged(self, channel: Channel, start: int, offset: int) -> bool:
         first, after = self._core.log.bounds(channel.number)
         return first < start and offset < after
 
-    def _arrived(self, feed: Feed, messages: Sequence[Message]) -> None:
+    def _arrived(self, feed: Feed, asked: int, messages: Sequence[Message], following: int) -> None:
         feed.waiting = False
-        channel = feed.channel
+        channel = self._channel(feed)
         if channel is None or feed.lag is None:
             return
-        start = channel.ring.first_offset if len(channel.ring) else channel.visible
-        before = [m for m in messages if feed.lag <= m.offset < start]
-        if not before:
-            if feed.lag < start:
+        if feed.lag == asked:
+            start = channel.start
+            before = [m for m in messages if asked <= m.offset < start]
+            # A channel that logs everything has holes only where the log refused.
+            if before and not self._give(feed, before, holes_lost=channel.declared != 2):
+                return
+            if not before and asked < start:
                 self._gap(feed, start)
-            self.follow(feed)
-        elif self._give(feed, before):
-            self.follow(feed)
+        self.follow(feed)
 
     def _gap(self, feed: Feed, start: int) -> None:
         """Everything from the feed's place up to ``start`` is gone (or was never logged)."""
@@ -147,11 +183,11 @@ class Pump:
         self._core.metrics.lost += count
         feed.session.lost(feed, count)
 
-    def _give(self, feed: Feed, messages: Sequence[Message]) -> bool:
+    def _give(self, feed: Feed, messages: Sequence[Message], *, holes_lost: bool) -> bool:
         now_ms = self._core.now_ms
         for message in messages:
             assert feed.lag is not None
-            if message.offset > feed.lag:
+            if message.offset > feed.lag and (holes_lost or message is messages[0]):
                 self._gap(feed, message.offset)
             if not message.expired(now_ms) and not feed.deliver(feed, message):
                 self.park(feed)
@@ -168,9 +204,12 @@ class Pump:
             self._core.loop.call_soon(self._spread, channel, 0)
 
     def _spread(self, channel: Channel, at: int) -> None:
+        if channel.generation != self._core.generation:
+            channel.refresh()
         chunk = channel.rest[at : at + SPREAD_CHUNK]
         for feed in chunk:
-            self.follow(feed)
+            if not self._is_parked(feed):
+                self.follow(feed)
         if chunk:
             self._core.loop.call_soon(self._spread, channel, at + SPREAD_CHUNK)
             return
@@ -186,37 +225,57 @@ class Pump:
     def replay(self, subscription: Subscription, values: Iterator[Message]) -> None:
         """Gives retained values to a new subscription, as fast as its session has credit for them."""
         session = subscription.session
-        queue = self._replays.get(session)
-        if queue is None:
-            queue = self._replays[session] = deque()
-        queue.append((subscription, message) for message in values)
-        self._replay_on(session)
+        waiting = session in self._replays
+        self.end_replay(subscription)
+        self._replays.setdefault(session, {})[subscription] = values
+        if not waiting:
+            self._replay_on(session)
+
+    def end_replay(self, subscription: Subscription) -> None:
+        """The subscription is no more, or asks anew: what it was owed is not given."""
+        owed = self._replays.get(subscription.session)
+        if owed is None or subscription not in owed:
+            return
+        if next(iter(owed)) is subscription:
+            self._held.pop(subscription.session, None)
+        del owed[subscription]
+        if not owed:
+            del self._replays[subscription.session]
 
     def _replay_on(self, session: Session) -> bool:
-        queue = self._replays[session]
-        while queue:
-            item = self._held.pop(session, None) or next(queue[0], None)
-            if item is None:
-                queue.popleft()
-                continue
-            subscription, message = item
-            if not session.deliver(replay_feed(subscription, message.name), message):
-                self._held[session] = item
+        owed = self._replays[session]
+        while owed:
+            subscription, values = next(iter(owed.items()))
+            message = self._held.pop(session, None) or next(values, None)
+            if message is None:
+                del owed[subscription]
+            elif not session.deliver(replay_feed(subscription, message.name), message):
+                self._held[session] = message
                 return False
         del self._replays[session]
         return True
+
+    def check(self) -> None:
+        """Asserts what must always hold between two turns. For tests; walks everything."""
+        for session, parked in self._parked.items():
+            assert parked, "a session that is owed nothing is not listed"
+            for feed in parked:
+                assert feed.session is session
+                assert feed.lag is not None, "a parked feed has a place"
+                assert not feed.waiting, "a feed waits for credit or for the log, not for both"
+        for session in self._held:
+            assert self._replays.get(session), "a value held back for a subscription that is no more"
+        assert all(owed for owed in self._replays.values())
 
     # -- one read ------------------------------------------------------------------------------------
 
     def read(self, channel: Channel, offset: int | None, max_bytes: int, then: Callable[[Page], None]) -> None:
         """Reads one page from ``offset`` (None = the oldest there is); ``then`` is called once, perhaps later."""
-        ring_first = channel.ring.first_offset if len(channel.ring) else channel.visible
-        first, after = self._core.log.bounds(channel.number)
-        oldest = min(ring_first, first) if after else ring_first
+        ring_first, oldest = channel.start, channel.oldest
         place = oldest if offset is None else offset
         lost = max(0, oldest - place)
         place = max(place, oldest)
-        if place < ring_first and after > place:
+        if self._logged(channel, ring_first, place):
 
             def arrived(messages: Sequence[Message], following: int) -> None:
                 page = [m for m in messages if m.offset < ring_first]
@@ -225,7 +284,10 @@ class Pump:
 
             self._core.log.read(channel.number, place, max_bytes, arrived)
             return
-        messages = _within(channel.ring.since(place, RING_CHUNK), max_bytes)
+        if place < ring_first:
+            lost += ring_first - place
+            place = ring_first
+        messages = _within(channel.since(place, RING_CHUNK), max_bytes)
         following = messages[-1].offset + 1 if messages else max(place, channel.visible)
         then(Page(messages, number=channel.number, next_offset=following, first_offset=oldest, lost=lost))
 

@@ -23,11 +23,15 @@ class Row(msgspec.Struct, array_like=True, omit_defaults=False):
 
 
 class ChannelRow(Row):
-    """A channel whose creation survives a restart. ``reserved``: offsets below it may have been handed out."""
+    """A channel whose creation survives a restart. ``reserved``: offsets below it may have been handed out.
+
+    Of one that keeps all, the offsets from there on are those in the log.
+    """
 
     name: str = ""
     declared: int = 0
     reserved: int = 0
+    creator: str = ""
 
 
 class MessageRow(Row):

@@ -76,9 +76,11 @@ class Subscription:
 class Feed:
     """A session's place in one channel.
 
+    ``channel``  None once the session no longer reads it: nothing more is given
     ``lag``      None: caught up, messages are pushed as they come. Otherwise the next offset to read
     ``group``    the share that chose this session for the message; hears how it ended
     ``plain``    no option of it changes what is sent: the fast way is open
+    ``paced``    one of very many in its channel: never pushed to, read for in later turns
     ``waiting``  a read of the log for it is under way
     ``replay``   it carries retained values: the retain flag goes out set
     ``deliver``  the session's own method, kept here because it is called once per delivery
@@ -93,6 +95,7 @@ class Feed:
         "lag",
         "name",
         "no_local",
+        "paced",
         "plain",
         "replay",
         "session",
@@ -112,6 +115,7 @@ class Feed:
         self.no_local = False
         self.plain = True
         self.lag: int | None = None
+        self.paced = False
         self.waiting = False
         self.replay = False
 
