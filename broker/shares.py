@@ -1,0 +1,470 @@
+"""Shared subscriptions: several members, each message pushed to one of them. MQTT's ``$share``.
+
+A share is a party of its own that subscribes once and chooses a member per message. What a member that
+went has not acknowledged goes to another (QoS 1) or stays with it until it returns (QoS 2, MQTT-4.8.2-6).
+While a share has a member whose session is kept, it has a place in the log, so that messages wait
+when nobody is connected; without one it is as live as its members.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, final
+
+from dragoman.broker.group_rows import SHARE, ShareRow, digest, rows_of, save
+from dragoman.broker.inner_session import InnerSession
+from dragoman.broker.log.contract import Table
+from dragoman.broker.principal import MESH
+from dragoman.broker.rows import decode_row
+from dragoman.broker.subscription import Feed, Subscription
+from dragoman.routing.groups import Strategy, choose
+from dragoman.routing.names import is_exact
+from dragoman.routing.refusals import Reason, Refusal
+
+if TYPE_CHECKING:
+    from dragoman.broker.backlog import Backlog, Backlogs
+    from dragoman.broker.core import Core
+    from dragoman.broker.session import Session
+    from dragoman.broker.settings_groups import GroupSettings
+    from dragoman.routing.message import Message
+
+READERS_CACHED_MAX: Final = 1_024
+"""Names whose permitted members are remembered by one share."""
+
+
+@final
+class Member:
+    """One member of a share: what ``choose`` asks of it, and ``subscription.ShareMember`` for its session.
+
+    ``kept``   its session outlives its connection
+    ``full``   it took nothing when last offered something; until it says that it has credit again
+    ``holds``  messages it has and has not settled, with the QoS they went out at
+    """
+
+    __slots__ = ("_limit", "feed", "full", "holds", "id", "kept", "session", "share", "turn")
+
+    def __init__(self, share: Share, member_id: str, limit: int) -> None:
+        self.share = share
+        self.id = member_id
+        self._limit = limit
+        self.session: Session | None = None
+        self.feed: Feed | None = None
+        self.kept = False
+        self.full = False
+        self.turn = 0
+        self.holds: dict[Message, int] = {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether it would get a message now."""
+        return self.session is not None
+
+    @property
+    def inflight(self) -> int:
+        """Messages it holds."""
+        return len(self.holds)
+
+    @property
+    def limit(self) -> int:
+        """How many it may hold; 0 while it has no credit."""
+        return 0 if self.full else self._limit
+
+    def settled(self, message: Message) -> None:
+        """Its client has acknowledged the message, or its session has a counted reason to skip it."""
+        if self.holds.pop(message, None) is not None:
+            self.share.finish(message)
+
+    def returned(self, message: Message) -> None:
+        """Its connection ended before that."""
+        if self.holds.pop(message, None) is not None:
+            self.share.take_back(message)
+
+
+@final
+class Share:
+    """One shared subscription: a group name and a filter."""
+
+    __slots__ = (
+        "_allowed",
+        "_allowed_at",
+        "_backlog",
+        "_backlogs",
+        "_core",
+        "_durable_from",
+        "_reader",
+        "_returned",
+        "_settings",
+        "_strategy",
+        "_subscription",
+        "_turn",
+        "_waking",
+        "filter",
+        "group",
+        "key",
+        "members",
+    )
+
+    def __init__(self, core: Core, backlogs: Backlogs, settings: GroupSettings, group: str, filter_: str) -> None:
+        self._core = core
+        self._backlogs = backlogs
+        self._settings = settings
+        self._strategy = Strategy(settings.share_strategy)
+        self.group = group
+        self.filter = filter_
+        self.key = digest(group, filter_)
+        self.members: dict[str, Member] = {}
+        self._turn = 0
+        self._returned: deque[Message] = deque()
+        self._backlog: Backlog | None = None
+        self._durable_from = 0
+        self._waking = False
+        self._allowed: dict[str, list[Member]] = {}
+        self._allowed_at = (-1, -1)
+        self._reader = InnerSession(MESH, "", self._heard)
+        self._subscription = Subscription(self._reader, filter_, wish=2, exact=False)
+        core.filters.add(filter_, self._subscription)
+        core.changed()
+
+    # -- members -------------------------------------------------------------------------------------
+
+    def settle_members(self) -> None:
+        """Members have changed: what is kept changes with them, and somebody may have room now."""
+        self._allowed.clear()
+        kept = {member.id: member.feed.wish if member.feed else 0 for member in self.members.values() if member.kept}
+        if kept and self._backlog is None:
+            self._open_backlog(restored=False)
+        if self._backlog is not None:
+            row = ShareRow(group=self.group, filter=self.filter, members=kept)
+            save(self._core.log, SHARE, self.key, row if kept else None)
+        self.wake()
+
+    def restore(self, row: ShareRow) -> None:
+        """After a restart: all kept members are away."""
+        for member_id in row.members:
+            member = self.members[member_id] = Member(self, member_id, self._settings.share_inflight_max)
+            member.kept = True
+        self._open_backlog(restored=True)
+
+    def _open_backlog(self, *, restored: bool) -> None:
+        """From now on messages wait in the log. Once there, it stays for as long as there are members."""
+        log = self._core.log
+        key = b"share:" + self.key
+        self._durable_from = 0 if restored else int(log.end())
+        if not restored:
+            # A crash between the last kept member's end and the share's may have left an old place.
+            log.put(Table.CURSORS, key, None)
+        self._backlog = self._backlogs.open(key, self._offered, direct=True)
+        self._backlog.watch(self.filter)
+        self._backlog.resume()
+
+    def away(self, member: Member) -> None:
+        """A member's connection is gone. QoS 1 goes to others; QoS 2 stays with it if its session does."""
+        member.session = None
+        member.feed = None
+        member.full = False
+        for message, qos in list(member.holds.items()):
+            if qos == 1:
+                member.returned(message)
+
+    def out(self, member: Member) -> None:
+        """No longer a member. A connected one may still acknowledge what it holds."""
+        if self.members.get(member.id) is member:
+            del self.members[member.id]
+        member.kept = False
+        for message, qos in list(member.holds.items()):
+            if qos == 2:
+                # Completed with it or never: it is nobody else's any more (MQTT-4.8.2-6).
+                member.settled(message)
+
+    def close(self) -> None:
+        """Nobody is left: nothing is kept."""
+        self._core.filters.remove(self.filter, self._subscription)
+        self._core.pump.drop(self._reader)
+        self._core.changed()
+        if self._backlog is not None:
+            self._backlogs.close(self._backlog)
+            self._backlog = None
+            save(self._core.log, SHARE, self.key, None)
+        self._core.metrics.drop("share-without-member", len(self._returned))
+        self._returned.clear()
+
+    # -- messages ------------------------------------------------------------------------------------
+
+    def _heard(self, feed: Feed, message: Message) -> bool:
+        """A message has become visible."""
+        if self._backlog is not None and message.position and message.position >= self._durable_from:
+            return True
+        if self._connected():
+            return self._give_in_turn(message)
+        self._core.metrics.drop("share-without-member")
+        return True
+
+    def _connected(self) -> bool:
+        return any(member.session is not None for member in self.members.values())
+
+    def _offered(self, message: Message) -> bool:
+        """The backlog's message: caught up, or read from the log."""
+        return not self._core.pump.waits(self._reader) and self._give_in_turn(message)
+
+    def _give_in_turn(self, message: Message) -> bool:
+        """What was taken back goes first: it is older."""
+        return self._give_returned() and self._give(message)
+
+    def _give_returned(self) -> bool:
+        while self._returned:
+            message = self._returned[0]
+            if message.expired(self._core.now_ms):
+                self._core.metrics.drop("expired")
+                self.finish(message)
+            elif self._give(message):
+                self._core.metrics.redelivered += 1
+            else:
+                return False
+            self._returned.popleft()
+        return True
+
+    def _give(self, message: Message) -> bool:
+        """To whoever is chosen; to the next if that one has no credit after all. False: nobody can have it now."""
+        members = self._readers(message.name)
+        key = message.envelope.key if message.envelope is not None else None
+        while True:
+            member = choose(self._strategy, members, key)
+            if member is None:
+                if members or not self._connected():
+                    return False
+                # None of those who are here may read it: the others' messages do not wait for it.
+                self._core.metrics.drop("share-not-readable")
+                self._later_finish(message)
+                return True
+            if self._push(member, message):
+                return True
+            member.full = True
+
+    def _push(self, member: Member, message: Message) -> bool:
+        feed = member.feed
+        assert feed is not None, "only connected members are asked"
+        qos = min(feed.wish, message.wish)
+        if qos:
+            # Before the push: a session that has to skip the message settles it at once.
+            member.holds[message] = qos
+        if not feed.deliver(feed, message):
+            member.holds.pop(message, None)
+            return False
+        self._turn += 1
+        member.turn = self._turn
+        if not qos:
+            self._later_finish(message)
+        return True
+
+    def _readers(self, name: str) -> list[Member]:
+        """The connected members that may read the channel."""
+        core = self._core
+        if self._allowed_at != (core.generation, core.gate.generation) or len(self._allowed) >= READERS_CACHED_MAX:
+            self._allowed_at = (core.generation, core.gate.generation)
+            self._allowed.clear()
+        found = self._allowed.get(name)
+        if found is None:
+            found = [m for m in self.members.values() if m.session is not None and core.may_read(m.session, name)]
+            self._allowed[name] = found
+        return found
+
+    def finish(self, message: Message) -> None:
+        """The message is done with."""
+        if self._backlog is not None and message.position:
+            self._later_finish(message)
+        if (
+            self._returned
+            or (self._backlog is not None and self._backlog.behind)
+            or self._core.pump.waits(self._reader)
+        ):
+            self.wake()
+
+    def _later_finish(self, message: Message) -> None:
+        """At the end of the turn, when the backlog has noted that it was taken."""
+        if self._backlog is not None and message.position:
+            self._core.loop.call_soon(self._backlog.finish, message.position)
+
+    def take_back(self, message: Message) -> None:
+        """The message is for somebody else. Durable shares hold no more of these than their backlog has open."""
+        if not self.members:
+            self._core.metrics.drop("share-without-member")
+            return
+        if self._backlog is None and len(self._returned) >= self._settings.share_returned_max:
+            self._core.metrics.drop("share-returned-full")
+            return
+        self._returned.append(message)
+        self.wake()
+
+    def wake(self) -> None:
+        """Somebody may have room: goes on at the end of the turn, when whoever is going is gone."""
+        if not self._waking:
+            self._waking = True
+            self._core.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._waking = False
+        if not any(m.connected and m.inflight < m.limit for m in self.members.values()):
+            return
+        self._core.tick()
+        if not self._give_returned():
+            return
+        # What lags as a live feed is older than what waits in the log.
+        self._core.pump.resume(self._reader)
+        if self._backlog is not None and not self._core.pump.waits(self._reader):
+            self._backlog.resume()
+
+    # -- for people and tests ------------------------------------------------------------------------
+
+    @property
+    def durable(self) -> bool:
+        """Whether messages wait for it in the log."""
+        return self._backlog is not None
+
+    def statistics(self) -> dict[str, int]:
+        """How many members there are, and how many messages are with them or waiting for room."""
+        return {
+            "members": len(self.members),
+            "connected": sum(member.connected for member in self.members.values()),
+            "inflight": sum(member.inflight for member in self.members.values()),
+            "returned": len(self._returned),
+            "durable": int(self.durable),
+        }
+
+
+@final
+class Shares:
+    """All shared subscriptions, and whose members are where."""
+
+    def __init__(self, core: Core, backlogs: Backlogs, settings: GroupSettings) -> None:
+        self._core = core
+        self._backlogs = backlogs
+        self._settings = settings
+        self._shares: dict[tuple[str, str], Share] = {}
+        self._of_session: dict[Session, dict[Share, Member]] = {}
+        self._of_agent: dict[str, dict[Share, Member]] = {}
+        self._nameless = 0
+
+    def start(self) -> None:
+        """Goes on with the shares whose members' sessions are kept."""
+        for value in rows_of(self._core.log, SHARE):
+            row = decode_row(value, ShareRow)
+            share = self._enter(row.group, row.filter)
+            share.restore(row)
+            for member in share.members.values():
+                self._of_agent.setdefault(member.id, {})[share] = member
+
+    def join(
+        self,
+        session: Session,
+        group: str,
+        filter_: str,
+        *,
+        wish: int,
+        identifier: int,
+        keep_retain: bool,
+        kept: bool,
+    ) -> Refusal | None:
+        """See ``WorkGroups.share``; the gate has spoken."""
+        settings = self._settings
+        share = self._shares.get((group, filter_))
+        if share is None:
+            if len(self._shares) >= settings.shares_max:
+                detail = f"there are {len(self._shares)} shared subscriptions, groups.shares_max allows no more"
+                return Refusal(Reason.QUOTA_EXCEEDED, detail)
+            share = self._enter(group, filter_)
+        member = self._of_session.get(session, {}).get(share)
+        if member is None:
+            member = share.members.get(session.agent) if session.agent else None
+            if member is not None and member.session is not None:
+                self._unlink(member.session, share)
+                share.away(member)
+            if member is None:
+                if len(share.members) >= settings.share_members_max:
+                    detail = f"{len(share.members)} share {filter_!r}, groups.share_members_max allows no more"
+                    return Refusal(Reason.QUOTA_EXCEEDED, detail)
+                member = self._new_member(share, session)
+        subscription = Subscription(
+            session, filter_, wish=wish, keep_retain=keep_retain, identifier=identifier, exact=is_exact(filter_)
+        )
+        feed = Feed(session, None, filter_)
+        feed.merge([subscription])
+        feed.group = member
+        member.session = session
+        member.feed = feed
+        member.kept = kept and wish > 0
+        member.full = False
+        self._of_session.setdefault(session, {})[share] = member
+        share.settle_members()
+        return None
+
+    def leave(self, session: Session, group: str, filter_: str) -> None:
+        """The session unsubscribes."""
+        share = self._shares.get((group, filter_))
+        if share is not None and share in self._of_session.get(session, ()):
+            self._out(share, self._unlink(session, share))
+
+    def gone(self, session: Session) -> None:
+        """The session is detached. Kept members are away, the others are members no longer."""
+        for share in list(self._of_session.get(session, ())):
+            member = self._unlink(session, share)
+            share.away(member)
+            if member.kept:
+                share.settle_members()
+            else:
+                self._out(share, member)
+
+    def ended(self, agent: str) -> None:
+        """A kept session is over."""
+        for share, member in list(self._of_agent.get(agent, {}).items()):
+            member.kept = False
+            if member.session is None:
+                self._out(share, member)
+            else:
+                share.settle_members()
+
+    def resume(self, session: Session) -> None:
+        """The session has credit again."""
+        for share, member in self._of_session.get(session, {}).items():
+            if member.full:
+                member.full = False
+                share.wake()
+
+    def list(self) -> Iterable[Share]:
+        """All shares."""
+        return self._shares.values()
+
+    # -- within --------------------------------------------------------------------------------------
+
+    def _enter(self, group: str, filter_: str) -> Share:
+        share = Share(self._core, self._backlogs, self._settings, group, filter_)
+        self._shares[group, filter_] = share
+        return share
+
+    def _new_member(self, share: Share, session: Session) -> Member:
+        self._nameless += 1
+        member_id = session.agent or f"#{self._nameless}"
+        member = share.members[member_id] = Member(share, member_id, self._settings.share_inflight_max)
+        if session.agent:
+            self._of_agent.setdefault(session.agent, {})[share] = member
+        return member
+
+    def _unlink(self, session: Session, share: Share) -> Member:
+        mine = self._of_session[session]
+        member = mine.pop(share)
+        if not mine:
+            del self._of_session[session]
+        return member
+
+    def _out(self, share: Share, member: Member) -> None:
+        share.out(member)
+        mine = self._of_agent.get(member.id)
+        if mine is not None:
+            mine.pop(share, None)
+            if not mine:
+                del self._of_agent[member.id]
+        if share.members:
+            share.settle_members()
+        elif self._shares.get((share.group, share.filter)) is share:
+            del self._shares[share.group, share.filter]
+            share.close()
