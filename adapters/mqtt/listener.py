@@ -24,6 +24,9 @@ logger: Final = logging.getLogger("dragoman.mqtt")
 READ_BYTES: Final = 64 * 1024
 """Most bytes taken from one connection in a turn, so that nobody starves (design §2)."""
 
+LINGER_MS: Final = 2_000
+"""How long a peer gets to read why its connection ends."""
+
 WRITE_HIGH: Final = 256 * 1024
 WRITE_LOW: Final = 64 * 1024
 
@@ -32,12 +35,13 @@ WRITE_LOW: Final = 64 * 1024
 class Connection(asyncio.BufferedProtocol):
     """One socket. Reads into a buffer that all connections of the listener share: it is emptied at once."""
 
-    __slots__ = ("_address", "_deadline", "_flushing", "_held", "_listener", "_transport", "session")
+    __slots__ = ("_address", "_closing", "_deadline", "_flushing", "_held", "_listener", "_transport", "session")
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._transport: asyncio.Transport | None = None
         self._address = ""
+        self._closing = False
         self._flushing = False
         self._held = False
         self._deadline: Timer | None = None
@@ -75,6 +79,8 @@ class Connection(asyncio.BufferedProtocol):
         """So much was read."""
         session = self.session
         assert session is not None
+        if self._closing:
+            return
         try:
             session.received(bytes(self._listener.buffer[:nbytes]))
         except Exception:
@@ -179,12 +185,23 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def _close(self) -> None:
-        """Closes once what was written is out; a peer that does not read gets two seconds."""
-        if self._transport is not None:
-            self._transport.close()
-            if self._deadline is not None:
-                self._deadline.cancel()
-            self._deadline = self._listener.realm.broker.timers.after(2_000, self.abort)
+        """Closes once what was written is out.
+
+        The peer is read, unheard, until it closes too: a socket closed over unread bytes is reset, and
+        the reset would overtake the DISCONNECT that says why. Two seconds, then it is cut.
+        """
+        transport = self._transport
+        if transport is None or self._closing:
+            return
+        self._closing = True
+        if transport.can_write_eof():
+            self.hold(False)
+            transport.write_eof()
+        else:
+            transport.close()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._listener.realm.broker.timers.after(LINGER_MS, self.abort)
 
     def abort(self) -> None:
         """Cuts the connection, whatever is unsent."""

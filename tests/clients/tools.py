@@ -42,6 +42,7 @@ TOOLS: dict[str, Tool] = {
     "mosquitto_sub": Tool("mosquitto_sub", "apt-get install mosquitto-clients"),
     "mosquitto_rr": Tool("mosquitto_rr", "apt-get install mosquitto-clients"),
     "curl": Tool("curl", "apt-get install curl"),
+    "openssl": Tool("openssl", "apt-get install openssl"),
     "node": Tool("node", "apt-get install nodejs npm"),
     "nats-server": Tool("nats-server", "make clients"),
     "npm:mqtt": Tool("node", "make clients", "mqtt"),

@@ -195,6 +195,13 @@ class HandTransport:
         self.reading = True
         self.world.loop.call_soon(self._pass_on)
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        assert self.reading, "nobody would notice that the peer closes too"
+        self.close()
+
     def close(self) -> None:
         self.closing = True
         if not self.unread:
