@@ -387,6 +387,6 @@ def _complain(text: str) -> None:
 
 
 def _log(verbose: int) -> None:
-    if verbose or not logging.getLogger().handlers:
-        level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if verbose:
+        logging.getLogger("dragoman").setLevel(logging.INFO if verbose == 1 else logging.DEBUG)

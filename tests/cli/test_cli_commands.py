@@ -1,0 +1,196 @@
+"""The command line in this process: what it says, what it exits with, before anything is started."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from dragoman import __version__, cli
+from dragoman.adapters.serving.credentials import parse_password, token_digest
+from dragoman.config_text import full_text
+from dragoman.terminal import print_agents, printable
+
+
+class Said:
+    """How a command ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("DRAGOMAN_URL", raising=False)
+    monkeypatch.delenv("DRAGOMAN_TOKEN", raising=False)
+
+    def run(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["dragoman", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err
+        return Said(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def test_version_is_one_line(run) -> None:
+    said = run("version")
+    assert (said.code, said.out) == (0, f"dragoman {__version__}\n")
+
+
+def test_help_names_every_command_in_a_sentence(run) -> None:
+    said = run("--help")
+    assert said.code == 0
+    for name in ("serve", "check", "pub", "sub", "call", "agents", "backup", "compact", "version", "password", "token"):
+        assert f"│ {name} " in said.out
+        assert run(name, "--help").code == 0
+
+
+def test_kafka_is_refused_in_one_line_and_off_is_fine(run, tmp_path: Path) -> None:
+    said = run("serve", "--kafka", "127.0.0.1:9092")
+    assert said.code == 2
+    assert said.err == "dragoman: Kafka is not built yet: leave --kafka out, or say --kafka off\n"
+    said = run("serve", "--kafka", "off", "--config", str(tmp_path / "absent.toml"))
+    assert "Kafka" not in said.err
+
+
+def test_wrong_flags_and_a_wrong_file_are_explained_together(run, tmp_path: Path) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text("[gate]\nburst = 0\nbrust = 1\n")
+    said = run("serve", "--config", str(file), "--mqtt", "1883", "--http", "here:99999")
+    assert said.code == 2
+    lines = said.err.splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("--mqtt: listen.mqtt: '1883' has no port")
+    assert lines[1].startswith("--http: listen.http: '99999' is no port")
+    assert lines[2].startswith(f"{file}:2: gate.burst: must be a whole number (messages), 1 or more, not 0")
+    assert lines[3].endswith("did you mean gate.burst?")
+    assert lines[4] == "dragoman: 4 things are wrong in the configuration; nothing was started"
+
+
+def test_check_explains_or_says_what_is_set(run, tmp_path: Path) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text("[listen]\nmqtt = '0.0.0.0:1'\n")
+    said = run("check", str(file))
+    assert said.code == 0
+    assert said.out.splitlines()[0].startswith(f"{file} is fine; it sets 1 of ")
+    assert '  listen.mqtt = "0.0.0.0:1"' in said.out
+    assert "note: 0.0.0.0:1 can be reached from other machines, but nobody there can log in" in said.out
+    file.write_text("x = 1")
+    said = run("check", str(file))
+    assert said.code == 2
+    assert said.err.splitlines()[-1] == "dragoman: one thing is wrong in the configuration; nothing was started"
+    assert run("check").code == 2
+
+
+def test_check_full_prints_the_full_file(run) -> None:
+    assert run("check", "--full").out == full_text()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["pub"], ["sub", "a", "--count", "-1"], ["call", "a"], ["serve", "x"]]
+)
+def test_a_wrong_command_exits_2(run, arguments: list[str]) -> None:
+    assert run(*arguments).code == 2
+
+
+def test_a_token_and_its_digest_belong_together(run) -> None:
+    made = json.loads(run("token").out)
+    assert token_digest(made["token"]) == made["digest"]
+    assert json.loads(run("token").out) != made
+
+
+def test_a_password_is_asked_for_without_echo_and_hashed(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def hidden(prompt: str = "", *_: object, **__: object) -> str:
+        asked.append(prompt)
+        return "hunter2"
+
+    monkeypatch.setattr("click.termui.hidden_prompt_func", hidden, raising=False)
+    monkeypatch.setattr("getpass.getpass", hidden)
+    monkeypatch.setattr(cli.typer, "prompt", lambda text, **how: hidden(text) if how["hide_input"] else "shown")
+    said = run("password")
+    parsed = parse_password(said.out.strip())
+    assert parsed is not None
+    assert parsed.fits(b"hunter2")
+    assert "hunter2" not in said.out + said.err
+    assert asked
+
+
+@pytest.mark.parametrize("command", [["compact"], ["backup", "target", "--data"]])
+def test_a_directory_that_holds_no_mesh_is_left_alone(run, tmp_path: Path, command: list[str]) -> None:
+    said = run(*command, str(tmp_path / "absent"))
+    assert said.code == 1
+    assert "is no directory" in said.err
+    (tmp_path / "empty").mkdir()
+    said = run(*command, str(tmp_path / "empty"))
+    assert said.code == 1
+    assert "is empty" in said.err
+    assert not any((tmp_path / "empty").iterdir())
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("http://127.0.0.1:1", "no mesh answers at http://127.0.0.1:1 (Connection refused); start one with"),
+        ("nonsense", "'nonsense' is no address of a mesh; it looks like http://127.0.0.1:8080"),
+        ("http://[::1", "is no address of a mesh"),
+        ("http://x:99999", "is no address of a mesh"),
+        ("mqtt://127.0.0.1:1883", "is no address of a mesh"),
+    ],
+)
+def test_where_no_mesh_is_one_sentence_says_what_to_do(run, url: str, part: str) -> None:
+    said = run("agents", "--url", url)
+    assert said.code == 1
+    assert part in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_arguments_that_are_not_json_never_reach_a_mesh(run) -> None:
+    said = run("call", "pump", "start", "{", "--url", "http://127.0.0.1:1")
+    assert said.code == 2
+    assert said.err.startswith("dragoman: the arguments are not JSON: ")
+
+
+def test_a_fault_of_ours_is_a_sentence_too(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("dragoman.config.load", broken)
+    said = run("check", "x.toml")
+    assert said.code == 1
+    assert said.err.startswith("dragoman: a fault of ours (KeyError: 'x')")
+
+
+def test_an_interrupt_exits_130(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dragoman.config.load", interrupted)
+    assert run("check", "x.toml").code == 130
+
+
+def test_what_a_peer_chose_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printable("a\x1b[2Jb\nc\u202e") == "a�[2Jb�c�"
+    agent = {
+        "agent": "[red]x\x1b[2J",
+        "state": "online",
+        "load": 1,
+        "work_limit": 4,
+        "card": {"skills": [{"id": "run"}]},
+    }
+    print_agents([agent])
+    shown = capsys.readouterr().out
+    assert "[red]x�[2J" in shown
+    assert "1/4" in shown
+    assert "run" in shown
+    assert "\x1b" not in shown

@@ -1,0 +1,166 @@
+"""``dragoman serve`` and the commands that talk to it, as their users run them: each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dragoman.adapters.serving.credentials import new_token
+from tests.clients.mesh import MeshProcess
+from tests.clients.processes import Child, Ended
+
+pytestmark = pytest.mark.slow
+
+
+def dragoman(
+    mesh: MeshProcess | None, *arguments: str, stdin: bytes = b"", token: str = "", cwd: Path | None = None
+) -> Ended:
+    env = {"DRAGOMAN_URL": mesh.url if mesh is not None else "", "DRAGOMAN_TOKEN": token, "COLUMNS": "200"}
+    with Child([sys.executable, "-m", "dragoman", *arguments], stdin=stdin, env=env if mesh else {}, cwd=cwd) as child:
+        ended = child.wait()
+    assert "Traceback" not in ended.stderr
+    return ended
+
+
+def test_a_whole_life(mesh_process: Callable[..., MeshProcess], tmp_path: Path) -> None:
+    mesh = mesh_process()
+    lines = mesh.child.stdout.splitlines()
+    assert lines[0].startswith("dragoman ")
+    assert any(line.split() == ["mqtt", "{}:{}".format(*mesh.address("mqtt"))] for line in lines)
+    assert any(line.split()[:2] == ["http", f"{mesh.url}/v1"] for line in lines)
+    assert any(f"{mesh.data}: 0 messages recovered" in line for line in lines)
+    assert "SIGTERM" in lines[-1]
+
+    argv = [sys.executable, "-m", "dragoman", "sub", "a/#", "-n", "2", "--url", mesh.url]
+    with Child(argv) as reader:
+        reader.until(lambda: _heard(mesh, reader), "a first message")
+        assert dragoman(mesh, "pub", "a/b", "-", stdin=b"from stdin").code == 0
+        ended = reader.wait()
+    assert (ended.code, ended.stdout) == (0, "a/b hello\na/b from stdin\n")
+
+    said = dragoman(mesh, "pub", "a/b", "kept", "--retain", "--type", "text/plain")
+    assert said.stdout.startswith("a/b@")
+    told = json.loads(dragoman(mesh, "sub", "a/b", "-n", "1", "--json").stdout)
+    assert (told["payload"], told["content_type"], told["retained"]) == ("kept", "text/plain", True)
+
+    assert dragoman(mesh, "agents").stdout == "nobody is here\n"
+    ended = dragoman(mesh, "call", "nobody", "do")
+    assert (ended.code, "no agent 'nobody' is here" in ended.stderr) == (1, True)
+    ended = dragoman(mesh, "pub", "$SYS/x", "y")
+    assert (ended.code, "the mesh alone writes there" in ended.stderr) == (1, True)
+
+    target = tmp_path / "copy"
+    assert dragoman(mesh, "backup", str(target)).code == 0
+    assert any(target.iterdir())
+    ended = dragoman(mesh, "compact", str(mesh.data))
+    assert (ended.code, "used by another process" in ended.stderr) == (1, True)
+
+    ended = mesh.terminate()
+    assert ended.code == 0
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines()[-1] == "stopped"
+    assert not (mesh.folder / "ready.json").exists()
+    assert dragoman(None, "compact", str(mesh.data)).code == 0
+    assert dragoman(None, "backup", str(tmp_path / "second"), "--data", str(mesh.data)).code == 0
+
+
+def _heard(mesh: MeshProcess, reader: Child) -> bool | None:
+    """Says it once the reader subscribes, which is when the mesh counts a subscription."""
+    subscribed = b"dragoman_subscriptions 1.0" in urllib.request.urlopen(f"{mesh.url}/metrics").read()
+    if subscribed and not reader.stdout:
+        assert dragoman(mesh, "pub", "a/b", "hello").code == 0
+    return True if reader.stdout else None
+
+
+def test_the_ready_file_is_whole_private_to_nobody_and_never_stale(mesh_process: Callable[..., MeshProcess]) -> None:
+    mesh = mesh_process(listeners={"http": "127.0.0.1:0"}, memory=True)
+    file = mesh.folder / "ready.json"
+    host, port = mesh.address("http")
+    assert json.loads(file.read_text()) == {"pid": mesh.pid, "http": f"{host}:{port}"}
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert "note   nothing is kept on disk" in mesh.child.stdout
+    mesh.kill()
+    assert file.exists()
+    argv = [
+        sys.executable,
+        "-m",
+        "dragoman",
+        "serve",
+        "--http",
+        f"{host}:{port}",
+        "--mqtt",
+        "off",
+        "--data",
+        ":memory:",
+    ]
+    with socket.create_server((host, port)), Child([*argv, "--ready-file", str(file)]) as second:
+        ended = second.wait()
+    assert ended.code == 1
+    assert f"{host}:{port} is in use by another program" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not file.exists()
+
+
+def test_an_interrupt_stops_gracefully_and_exits_130(mesh_process: Callable[..., MeshProcess]) -> None:
+    mesh = mesh_process(memory=True)
+    os.kill(mesh.pid, signal.SIGINT)
+    ended = mesh.child.wait()
+    assert ended.code == 130
+    assert ended.stdout.splitlines()[-1] == "stopped"
+
+
+def test_a_folder_in_use_or_unwritable_is_one_sentence(
+    mesh_process: Callable[..., MeshProcess], tmp_path: Path
+) -> None:
+    mesh = mesh_process()
+    off = ("--mqtt", "off", "--http", "off")
+    ended = dragoman(None, "serve", *off, "--data", str(mesh.data))
+    assert (ended.code, ended.stderr.count("\n")) == (1, 1)
+    assert f"used by another process (pid {mesh.pid})" in ended.stderr
+    (tmp_path / "file").write_text("")
+    ended = dragoman(None, "serve", *off, "--data", str(tmp_path / "file"))
+    assert (ended.code, ended.stderr.count("\n")) == (1, 1)
+    ended = dragoman(None, "serve", *off, "--data", ":memory:", "--ready-file", str(tmp_path / "absent" / "ready"))
+    assert (ended.code, "the ready file" in ended.stderr) == (1, True)
+
+
+def test_users_and_rules_hold_for_the_terminal(mesh_process: Callable[..., MeshProcess]) -> None:
+    token, digest = new_token()
+    admin, admin_digest = new_token()
+    config = f"""
+[login]
+anonymous = "never"
+[[login.users]]
+name = "ann"
+tokens = ["{digest}"]
+[[login.users]]
+name = "root"
+tokens = ["{admin_digest}"]
+admin = true
+[gate]
+default = "deny"
+[[gate.rules]]
+effect = "allow"
+who = ["ann"]
+actions = ["publish"]
+filters = ["own/%u/#"]
+"""
+    mesh = mesh_process(config, memory=True)
+    ended = dragoman(mesh, "pub", "own/ann/x", "1")
+    assert (ended.code, "DRAGOMAN_TOKEN" in ended.stderr) == (1, True)
+    assert dragoman(mesh, "pub", "own/ann/x", "1", token="wrong").code == 1
+    assert dragoman(mesh, "pub", "own/ann/x", "1", token=token).code == 0
+    ended = dragoman(mesh, "pub", "own/bob/x", "1", token=token)
+    assert (ended.code, "no rule allows it" in ended.stderr) == (1, True)
+    assert dragoman(mesh, "backup", "/nowhere", token=token).code == 1
+    assert "no administrator" in dragoman(mesh, "backup", "/nowhere", token=token).stderr
+    assert "no administrator" not in dragoman(mesh, "backup", "/nowhere", token=admin).stderr
