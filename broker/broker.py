@@ -19,12 +19,16 @@ from dragoman.broker.dedupe import Dedupe
 from dragoman.broker.directory import Directory
 from dragoman.broker.gate import Action, Verdict
 from dragoman.broker.log.contract import DONE, Ticket
+from dragoman.broker.mailbox import Mailboxes
+from dragoman.broker.post import Post
 from dragoman.broker.pump import Page
 from dragoman.broker.rooms import Rooms
 from dragoman.broker.route import Route
+from dragoman.broker.settings_groups import GroupSettings
 from dragoman.broker.subscription import Place, Start, Subscription
 from dragoman.broker.timers import Timers
 from dragoman.broker.verbs import Verbs
+from dragoman.broker.workgroups import WorkGroups
 from dragoman.routing.message import Envelope, Header, Message
 from dragoman.routing.names import check_filter, check_name, is_exact, shown
 from dragoman.routing.refusals import Reason, Refusal
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
 MESH: Final = "$mesh/"
 """What the mesh says about itself: computed when somebody subscribes, told when it changes, kept nowhere."""
 
+GROUPS: Final = GroupSettings()
+
 
 @final
 class Broker:
@@ -52,6 +58,7 @@ class Broker:
         self,
         settings: BrokerSettings,
         agents: AgentSettings,
+        groups: GroupSettings = GROUPS,
         *,
         clock: Clock,
         log: Log,
@@ -87,7 +94,16 @@ class Broker:
         self.core.permits = self.rooms.permits
         self.directory.describe_channels(self.rooms.about)
         self.calls = Calls(clock, self.timers, self.directory, gate, log, self.tell, self.later, agents)
+        self.groups = WorkGroups(self.core, self.backlogs, self.channels, self.timers, groups)
         self.verbs = Verbs(clock, self.directory, self.calls, gate, self.later, self.publish, agents)
+        self.mailboxes = Mailboxes(
+            self.groups.shop,
+            groups,
+            inbox=self.verbs.inbox,
+            keep=self.directory.keep,
+            release=self.directory.release,
+        )
+        self.post = Post(self.directory, self.verbs, self.mailboxes)
         self._sessions: dict[Session, dict[Subscription, None]] = {}
         self._waiters: dict[Ticket, list[Callable[[Refusal | None], None]]] = {}
         self._stopping = False
@@ -103,6 +119,8 @@ class Broker:
         self.directory.start()
         self.rooms.start()
         self.calls.start_up()
+        self.groups.start()
+        self.mailboxes.start()
         await self.safe(promised)
         self.timers.after(self.settings.sweep_ms, self._sweep)
 
@@ -117,6 +135,8 @@ class Broker:
         """Makes everything safe and closes the log. After the listeners are done."""
         self.say_goodbye()
         self.backlogs.flush()
+        self.mailboxes.stop()
+        self.groups.stop()
         self.timers.stop()
         await self.log.close()
 
@@ -177,6 +197,8 @@ class Broker:
         subscriptions = self._sessions.get(session)
         if subscriptions is None:
             return
+        self.groups.gone(session)
+        self.post.detach(session)
         # First the verbs: a skill unsubscribed is a skill withdrawn, and a sleeper keeps its skills.
         self.verbs.detach(session)
         for subscription in list(subscriptions):
@@ -401,6 +423,8 @@ class Broker:
         self.core.tick()
         self.core.pump.resume(session)
         self.verbs.resume(session)
+        self.groups.resume(session)
+        self.post.resume(session)
 
     def _begin(self, channel: Channel, session: Session, start: Start | Place) -> None:
         """Puts an exact subscription's feed behind, at the place it asks for, and reads from there."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dragoman.broker.session import Session
+    from dragoman.broker.subscription import ShareMember
     from dragoman.routing.message import Message
 
 
@@ -92,6 +93,18 @@ class Outlets:
         outlet.waiting.append((feed, message))
         outlet.bytes += size
         return True
+
+    def push(self, session: Session, message: Message, group: ShareMember) -> bool:
+        """Delivers now or not at all; ``group`` keeps what is not taken, and hears how the rest ended."""
+        outlet = self._outlets.get(session)
+        if outlet is None or outlet.waiting:
+            return False
+        mine = [subscription for subscription in outlet.subscriptions if matches(subscription.filter, message.name)]
+        if not mine:
+            return False
+        feed = _feed(session, message, mine)
+        feed.group = group
+        return session.deliver(feed, message)
 
     def resume(self, session: Session) -> bool:
         """Delivers what waits as far as credit goes; whether the session had turned a call away and has room now."""

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from dragoman.broker.principal import Principal
     from dragoman.broker.session import Session
     from dragoman.broker.settings_agents import AgentSettings
-    from dragoman.broker.subscription import Subscription
+    from dragoman.broker.subscription import ShareMember, Subscription
 
 CARD_BYTES_MAX: Final = 64 * 1024
 STATE_BYTES_MAX: Final = 1_024
@@ -83,8 +83,8 @@ class Verbs:
         self._listeners = Listeners(directory, calls, later, settings)
         self.unheard_total = 0
         """Answers that reached nobody: their caller neither listens nor has a mailbox."""
-        self.mail: Callable[[str, Message], Ticket | Refusal] | None = None
-        """Takes what is said to an agent, and what cannot be delivered to it now; set by the mailboxes."""
+        self.mail: Callable[[str, Message], Ticket | Refusal | None] | None = None
+        """Takes what is said to an agent, and answers it cannot be given now; None: it has no mailbox."""
         calls.orphan = self._orphan
 
     @property
@@ -215,13 +215,9 @@ class Verbs:
         mail = Message(self.inbox, message.payload, message.wish, session.agent, False, message.envelope)
         if mail.envelope is not None:
             mail.envelope = self.absolute(session, mail.envelope)
-        if self.mail is not None:
-            return self.mail(agent, mail)
         if self._directory.get(agent) is None:
             return Refusal(Reason.UNKNOWN_AGENT, f"no agent {shown(agent)} is here")
-        if not self.hand(agent, mail):
-            return Refusal(Reason.AGENT_UNREACHABLE, f"agent {shown(agent)} does not listen to {self.inbox} now")
-        return DONE
+        return self._hand_or_mail(agent, mail)
 
     def _answer_to(self, session: Session, message: Message, level: str, rest: str) -> Ticket | Refusal:
         """An absolute response topic, come back."""
@@ -325,6 +321,10 @@ class Verbs:
         """Gives a message named ``{root}/me/…`` to every connection of the agent that listens; whether any did."""
         return self._listeners.hand(agent, message)
 
+    def push(self, session: Session, message: Message, group: ShareMember) -> bool:
+        """Gives mail to one session; ``group`` hears how that ended. False: no credit, or it does not listen."""
+        return self._listeners.outlets.push(session, message, group)
+
     def when_listening(self, fn: Callable[[Session], object]) -> None:
         """Calls ``fn`` at the end of the turn in which a session begins to listen to its inbox."""
         self._listeners.on_inbox = fn
@@ -332,10 +332,14 @@ class Verbs:
     # -- coming out ----------------------------------------------------------------------------------
 
     def _hand_or_mail(self, agent: str, message: Message) -> Ticket | Refusal:
-        if self.hand(agent, message):
+        """What is for an inbox goes through its mailbox, if there is one, and so is kept; answers go straight."""
+        if message.name != self.inbox and self.hand(agent, message):
             return DONE
-        if self.mail is not None:
-            return self.mail(agent, message)
+        posted = self.mail(agent, message) if self.mail is not None else None
+        if posted is not None:
+            return posted
+        if message.name == self.inbox and self.hand(agent, message):
+            return DONE
         return Refusal(Reason.AGENT_UNREACHABLE, f"agent {shown(agent)} does not listen to {shown(message.name)} now")
 
     def _send(self, session: Session, agent: str, message: Message) -> None:

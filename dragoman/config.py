@@ -22,6 +22,7 @@ from dragoman.broker.gate_settings import GateSettings
 from dragoman.broker.log.settings import LogSettings
 from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.settings_agents import AgentSettings
+from dragoman.broker.settings_groups import GroupSettings
 from dragoman.broker.settings_key import About, key
 from dragoman.config_reader import DEFAULT, Fault, Reader, entries, places, row_kind, tables
 
@@ -69,6 +70,7 @@ class Config:
     gate: GateSettings = dataclasses.field(default_factory=GateSettings)
     broker: BrokerSettings = dataclasses.field(default_factory=BrokerSettings)
     agents: AgentSettings = dataclasses.field(default_factory=AgentSettings)
+    groups: GroupSettings = dataclasses.field(default_factory=GroupSettings)
     log: LogSettings = dataclasses.field(default_factory=lambda: LogSettings(Path(_DATA)))
     mqtt: MqttSettings = dataclasses.field(default_factory=MqttSettings)
     http: HttpSettings = dataclasses.field(default_factory=HttpSettings)

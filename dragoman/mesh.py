@@ -107,6 +107,7 @@ class Mesh:
             self._broker = Broker(
                 config.broker,
                 config.agents,
+                config.groups,
                 clock=clock,
                 log=self._log(),
                 gate=Gate(config.gate),

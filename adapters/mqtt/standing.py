@@ -183,7 +183,7 @@ class Standings:
                 self.end(standing)
 
     def _open_backlog(self, standing: Standing) -> Backlog:
-        backlog = standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent)
+        backlog = standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent, direct=True)
         backlog.saved = lambda: self._forget_landed(standing)
         return backlog
 
@@ -209,7 +209,7 @@ class Standings:
         """The client's session for a new connection, and whether it was there before (Session Present)."""
         standing = self.by_client.get(client_id)
         if standing is not None and (clean or standing.principal != principal or not standing.kept):
-            self.end(standing)
+            self.end(standing, kept_anew=expiry_s > 0)
             standing = None
         present = standing is not None
         if standing is None:
@@ -257,8 +257,11 @@ class Standings:
                 del standing.flights[packet_id]
                 flight.group.returned(flight.message)
 
-    def end(self, standing: Standing) -> None:
-        """The session is no more. A will that waits for its delay waits no longer (§3.1.3.2.2)."""
+    def end(self, standing: Standing, *, kept_anew: bool = False) -> None:
+        """The session is no more. A will that waits for its delay waits no longer (§3.1.3.2.2).
+
+        ``kept_anew``: another kept session of the client takes its place, so the agent's mail stays.
+        """
         if standing.timer is not None:
             standing.timer.cancel()
         will = standing.will_timer
@@ -270,6 +273,9 @@ class Standings:
             del self.by_client[standing.client_id]
         if standing.backlog is not None:
             self._forget(standing)
+            self._broker.groups.ended(standing.agent)
+            if not kept_anew:
+                self._broker.post.expired(standing.agent, "mqtt")
 
     def _forget(self, standing: Standing) -> None:
         log = self._broker.log
@@ -298,7 +304,6 @@ class Standings:
 
     def _expire(self, standing: Standing) -> None:
         self.end(standing)
-        self._broker.directory.release(standing.agent, "mqtt")
 
     # -- rows ----------------------------------------------------------------------------------------
 

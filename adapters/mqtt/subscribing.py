@@ -69,7 +69,14 @@ def _enter(session: MqttSession, filter_: str, row: FilterRow) -> Subscription |
     if isinstance(shared, Refusal):
         return shared
     if shared is not None:
-        return broker.groups.share(session, *shared, wish=row.qos, identifier=row.identifier)
+        return broker.groups.share(
+            session,
+            *shared,
+            wish=row.qos,
+            identifier=row.identifier,
+            keep_retain=row.keep_retain,
+            kept=session.standing.kept,
+        )
     old = session.subscriptions.get(filter_)
     if old is not None:
         broker.change(old, wish=row.qos, no_local=row.no_local, keep_retain=row.keep_retain, identifier=row.identifier)

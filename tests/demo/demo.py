@@ -166,7 +166,7 @@ def post(stage: Stage, mesh: MeshProcess, channel: str, text: str) -> Fact:
     url = f"{mesh.url}/v1/channels/{urllib.parse.quote(channel)}"
     request = urllib.request.Request(url, text.encode(), {"Content-Type": "text/plain"}, method="POST")
     with urllib.request.urlopen(request, timeout=10) as answer:
-        kept: Fact = json.load(answer)
+        kept: Fact = json.loads(answer.read() or b"{}")
     stage.act("publishes", channel, payload=text, acknowledged=kept.get("id"), kept=kept.get("kept"))
     return kept
 
