@@ -82,6 +82,17 @@ async def _rooms(mesh: HttpMesh) -> None:
     await mesh.ask("GET", "/v1/members?channel=c")
 
 
+async def _groups(mesh: HttpMesh) -> None:
+    await mesh.ask("PUT", "/v1/groups/g", json={"filter": "jobs/#"})
+    await mesh.ask("GET", "/v1/groups")
+    await mesh.ask("GET", "/v1/groups/g")
+    await mesh.ask("POST", "/v1/groups/g/pull")
+    for verb, more in (("ack", {}), ("extend", {"lease_ms": 1_000}), ("reject", {})):
+        await mesh.ask("POST", f"/v1/groups/g/{verb}", json={"ids": ["x"], **more})
+    await mesh.ask("GET", "/v1/groups/g/dead-letters")
+    await mesh.ask("DELETE", "/v1/groups/g")
+
+
 async def _rest(mesh: HttpMesh) -> None:
     async def backup(target: str) -> None:
         assert target
@@ -116,7 +127,7 @@ def test_every_documented_answer_is_given_and_no_other():
             mesh.contract = contract
             status, document, _ = await mesh.ask("GET", "/openapi.json")
             assert (status, document) == (200, contract.document)
-            for walk in (_channels, _agents, _calls, _rooms, _rest):
+            for walk in (_channels, _agents, _calls, _rooms, _groups, _rest):
                 await walk(mesh)
         assert _promised(contract) <= contract.seen
 
