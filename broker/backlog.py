@@ -139,7 +139,9 @@ class Backlog:
     @property
     def low(self) -> int:
         """Everything below this position is done with."""
-        return next(iter(self._open)) if self._open else self.next
+        if self._open:
+            return next(iter(self._open))
+        return self.next if self.behind or not self.direct else max(self.next, self._backlogs.core.log.end())
 
     @property
     def open_count(self) -> int:
@@ -155,6 +157,19 @@ class Backlog:
         """Told by the commits, in commit order. One that is not ``direct`` hears through its session's feeds."""
         if self.direct:
             self.arrived(message)
+
+    def missed(self, messages: Sequence[Message]) -> None:
+        """Counts what a limit has taken away before it was offered."""
+        if not self.behind:
+            return
+        count = sum(
+            m.position >= self.next and m.position not in self._done and m.position >= self._since(m.name)
+            for m in messages
+        )
+        if count:
+            metrics = self._backlogs.core.metrics
+            metrics.gaps += 1
+            metrics.lost += count
 
     def arrived(self, message: Message) -> None:
         """A logged message this reader wants has become visible. To be called in commit order."""
@@ -179,6 +194,8 @@ class Backlog:
 
     def pause(self) -> None:
         """The reader is gone for now. What is open stays open: it is the reader's to go on with when it comes back."""
+        if self.direct and not self.behind:
+            self.next = max(self.next, self._backlogs.core.log.end())
         self.behind = True
         self._reading = False
         self._epoch += 1
@@ -224,7 +241,7 @@ class Backlog:
         if position < self.next:
             return True
         if position not in self._done and not self._skips(message):
-            if len(self._open) >= self._backlogs.core.settings.cursor_done_max:
+            if len(self._open) + len(self._done) >= self._backlogs.core.settings.cursor_done_max:
                 return False
             self._open[position] = None
             if not self.offer(message):
@@ -240,6 +257,21 @@ class Backlog:
                 self.skipped(message)
             return True
         return message.position < self._since(message.name)
+
+    def advance(self) -> None:
+        """Caught up, its place is the log's end: a scan need not begin where the last message it wanted was."""
+        if self.direct and not self.behind:
+            self.next = int(self._backlogs.core.log.end())
+
+    def check(self) -> None:
+        """Asserts what must always hold between two turns. For tests; walks everything."""
+        taken = list(self._open)
+        assert taken == sorted(taken), "taken out of order"
+        assert not taken or taken[-1] < self.next
+        assert not self._done.intersection(self._open)
+        assert len(taken) + len(self._done) <= self._backlogs.core.settings.cursor_done_max
+        assert self.next <= self._backlogs.core.log.end()
+        assert self.behind or not self._reading
 
     def row(self) -> CursorRow:
         """What survives a restart."""
@@ -288,10 +320,16 @@ class Backlogs:
         self.core.log.put(Table.CURSORS, backlog.key, None)
         self.core.changed()
 
-    def low(self) -> Position:
-        """Nobody waits for anything before this position."""
-        end = self.core.log.end()
-        return Position(min((b.low for b in self._all.values()), default=end))
+    def advance(self) -> None:
+        """Moves the places of those who are caught up behind all they did not want. Between two turns only."""
+        for backlog in self._all.values():
+            backlog.advance()
+
+    def check(self) -> None:
+        """Asserts what must always hold between two turns. For tests; walks everything."""
+        for key, backlog in self._all.items():
+            assert backlog.key == key
+            backlog.check()
 
     def dirty(self, backlog: Backlog) -> None:
         """The reader's row is out of date: it goes out with the next flush."""

@@ -22,6 +22,7 @@ from dragoman.broker.log.contract import DONE, Ticket
 from dragoman.broker.mailbox import Mailboxes
 from dragoman.broker.post import Post
 from dragoman.broker.pump import Page
+from dragoman.broker.retention import Limits
 from dragoman.broker.rooms import Rooms
 from dragoman.broker.route import Route
 from dragoman.broker.settings_groups import GroupSettings
@@ -129,7 +130,7 @@ class Broker:
         # First the goodbyes: what a session leaves behind, such as a will, is still said.
         for session in list(self._sessions):
             session.close(Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down"))
-        self._stopping = True
+        self._stopping = self.core.stopping = True
 
     async def stop(self) -> None:
         """Makes everything safe and closes the log. After the listeners are done."""
@@ -170,8 +171,8 @@ class Broker:
         if self._stopping:
             return
         self.core.tick()
+        self.backlogs.advance()
         self.channels.sweep()
-        self.channels.release(self.backlogs.low())
         self.dedupe.trim()
         self.timers.after(self.settings.sweep_ms, self._sweep)
 
@@ -496,15 +497,24 @@ class Broker:
 
     # -- durable channels ----------------------------------------------------------------------------
 
-    def declare(self, session: Session, name: str, keep: Keep) -> Channel | Refusal:
-        """Asks a channel to keep what is said in it. Created if need be."""
+    def declare(
+        self,
+        session: Session,
+        name: str,
+        keep: Keep,
+        *,
+        retention_ms: int | None = None,
+        retention_bytes: int | None = None,
+        retention_messages: int | None = None,
+    ) -> Channel | Refusal:
+        """Asks a channel to keep what is said in it, within these limits and no others. Created if need be."""
         refusal = check_name(name) or self._may(session, Action.CREATE, name)
         if refusal is not None:
             return self._no(refusal)
         channel = self._open(session, name)
         if isinstance(channel, Refusal):
             return self._no(channel)
-        self.channels.declare(channel, keep)
+        self.channels.declare(channel, keep, Limits(retention_ms, retention_bytes, retention_messages))
         return channel
 
     # -- within --------------------------------------------------------------------------------------

@@ -275,6 +275,12 @@ class Channel:
         last = self.last
         return [last] if last is not None and last.offset == self.visible - 1 and last.offset >= offset else []
 
+    def free(self, offset: int) -> None:
+        """Nothing below ``offset`` can be read any more, in memory either."""
+        self.core.rings.release(self.ring, offset)
+        if self.last is not None and self.last.offset < offset:
+            self.last = None
+
     @property
     def wanted(self) -> bool:
         """Whether anything refers to it: if not, and idle for a while, it evaporates.

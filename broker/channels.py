@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.channel import RESERVE, STALE, UNPROMISED, Channel, Keep
 from dragoman.broker.log.contract import EVERYTHING, Position, Table, Ticket
+from dragoman.broker.retention import NO_LIMITS, Limits
 from dragoman.broker.rows import ChannelRow, Row, channel_key, decode_message, decode_row, encode_row
 from dragoman.routing.message import NODE_BITS
 from dragoman.routing.refusals import Reason, Refusal
@@ -39,7 +40,8 @@ class Channels:
         self.by_number: dict[int, Channel] = {}
         self._number = 0
         self._numbers_end = 0
-        self._sweep: deque[str] = deque()
+        #: all channels, in the order in which the sweep comes to them
+        self._round: deque[Channel] = deque()
         self._created_by: dict[str, int] = {}
         self.created_total = 0
         self.evaporated_total = 0
@@ -80,11 +82,13 @@ class Channels:
     def _enter(self, channel: Channel) -> Channel:
         self.by_name[channel.name] = channel
         self.by_number[channel.number] = channel
-        self._sweep.append(channel.name)
+        self._round.append(channel)
+        self._core.metrics.channels = len(self.by_name)
         return channel
 
-    def declare(self, channel: Channel, keep: Keep) -> None:
-        """Its owner asks the channel to keep what it logs, durably from now on."""
+    def declare(self, channel: Channel, keep: Keep, limits: Limits = NO_LIMITS) -> None:
+        """Its owner asks the channel to keep what it logs, durably from now on, within limits."""
+        self._core.retention.set(channel, limits)
         channel.declared = keep
         channel.generation = STALE
         # Of a channel that logs everything the log itself knows the next offset, so that it stays dense.
@@ -94,7 +98,7 @@ class Channels:
     # -- numbers -----------------------------------------------------------------------------------
 
     def _next_number(self) -> int:
-        if self._number >= self._numbers_end:
+        if self._numbers_end - self._number <= NUMBERS_BLOCK // 2:
             self.promise_numbers()
         number = self._number
         self._number += 1
@@ -123,7 +127,10 @@ class Channels:
             channel.declared = Keep(known.declared)
             channel.creator = known.creator
             self._created_by[known.creator] = self._created_by.get(known.creator, 0) + 1
+            core.retention.set(channel, Limits(known.retention_ms, known.retention_bytes, known.retention_messages))
             self._enter(channel)
+        for number in [number for number in core.log.channels() if number not in self.by_number]:
+            core.log.release(number, EVERYTHING)
         for key, value in core.log.rows(Table.RETAINED):
             holder = self.by_number.get(int.from_bytes(key, "big"))
             if holder is not None:
@@ -132,27 +139,54 @@ class Channels:
         return ticket
 
     def sweep(self) -> None:
-        """Looks at some channels: takes expired retained values and idle channels away. Called now and then."""
+        """Frees what nobody wants. Called every ``sweep_ms``.
+
+        Looks at as many channels, a chunk a turn, that each comes round within the time one may be idle.
+        """
+        settings = self._core.settings
+        rounds = max(1, settings.channel_idle_ms // settings.sweep_ms)
+        self._look(min(len(self._round), max(SWEEP_CHUNK, -(-len(self._round) // rounds))))
+
+    def _look(self, left: int) -> None:
+        if self._core.stopping:
+            return
+        for _ in range(min(left, SWEEP_CHUNK, len(self._round))):
+            channel = self._round.popleft()
+            if channel.open and self._tidy(channel):
+                self._round.append(channel)
+        if left > SWEEP_CHUNK:
+            self._core.loop.call_soon(self._look, left - SWEEP_CHUNK)
+
+    def _tidy(self, channel: Channel) -> bool:
+        """Frees what the channel need not keep; False if the channel itself is no more."""
         core = self._core
-        for _ in range(min(len(self._sweep), SWEEP_CHUNK)):
-            name = self._sweep.popleft()
-            channel = self.by_name.get(name)
-            if channel is None:
-                continue
-            if channel.retained is not None and channel.retained.expired(core.now_ms):
-                self.clear_retained(channel)
-            if channel.generation != core.generation:
-                channel.refresh()
-            if self._evaporates(channel):
-                self.close(channel)
-            else:
-                self._sweep.append(name)
+        if channel.retained is not None and channel.retained.expired(core.now_ms):
+            self.clear_retained(channel)
+        if channel.generation != core.generation:
+            channel.refresh()
+        if self._evaporates(channel):
+            self.close(channel)
+            return False
+        if channel.logged:
+            if channel.declared is not Keep.ALL:
+                self._release(channel)
+            core.retention.enforce(channel)
+        return True
+
+    def _release(self, channel: Channel) -> None:
+        """Frees what all its durable readers have passed: it logs for them alone. Without any, all of it."""
+        core = self._core
+        readers = core.readers.match(channel.name)
+        low = Position(min(reader.low for reader in readers)) if readers else None
+        core.log.release(channel.number, channel.next_offset, low)
+        if not readers:
+            # What it keeps is computed anew: with nothing in the log it may fall back.
+            channel.generation = STALE
 
     def _evaporates(self, channel: Channel) -> bool:
         settings = self._core.settings
         return (
             not channel.wanted
-            and not channel.feeds
             and self._core.now_ms - max(channel.last_ms, channel.idle_since_ms) >= settings.channel_idle_ms
         )
 
@@ -165,8 +199,14 @@ class Channels:
         """Ends this creation of the channel. A later use of the name makes a new one with a new number."""
         core = self._core
         channel.open = False
+        for feed in (channel.feeds or {}).values():
+            core.pump.end(feed)
+        channel.feeds = None
+        channel.live = channel.rest = ()
+        core.retention.forget(channel)
         del self.by_name[channel.name]
         del self.by_number[channel.number]
+        core.metrics.channels = len(self.by_name)
         if channel.retained is not None:
             self.clear_retained(channel)
         left = self._created_by.get(channel.creator, 0) - 1
@@ -181,16 +221,13 @@ class Channels:
             core.log.release(channel.number, EVERYTHING)
         self.evaporated_total += 1
 
-    # -- interest retention ------------------------------------------------------------------------
-
-    def release(self, low: Position) -> None:
-        """Frees what every durable reader has passed (``low``: nobody waits for anything before it).
-
-        Only in channels that log for readers alone; declared ones keep by their own limits.
-        """
-        for number in list(self._core.log.channels()):
-            channel = self.by_number.get(number)
-            if channel is None:
-                self._core.log.release(number, self._core.log.bounds(number)[1])
-            elif channel.declared is not Keep.ALL:
-                self._core.log.release(number, channel.next_offset, low)
+    def check(self) -> None:
+        """Asserts what must always hold between two turns. For tests; walks everything."""
+        assert {c.number: c for c in self.by_name.values()} == self.by_number
+        assert all(name == channel.name and channel.open for name, channel in self.by_name.items())
+        assert sorted(c.number for c in self._round if c.open) == sorted(self.by_number), "a channel no sweep comes to"
+        assert all(number < self._number <= self._numbers_end for number in self.by_number)
+        created: dict[str, int] = {}
+        for channel in self.by_name.values():
+            created[channel.creator] = created.get(channel.creator, 0) + 1
+        assert created == self._created_by

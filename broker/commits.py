@@ -80,8 +80,15 @@ class Commits:
 
     def remember(self, channel: Channel) -> Ticket:
         """Writes the channel's row: from now on its creation survives a restart."""
+        limits = self._core.retention.of(channel)
         row = ChannelRow(
-            name=channel.name, declared=int(channel.declared), reserved=channel.reserved, creator=channel.creator
+            name=channel.name,
+            declared=int(channel.declared),
+            reserved=channel.reserved,
+            creator=channel.creator,
+            retention_ms=limits.ms,
+            retention_bytes=limits.bytes,
+            retention_messages=limits.messages,
         )
         return self._core.log.put(Table.CHANNELS, channel_key(channel.number), encode_row(row))
 

@@ -6,7 +6,7 @@ them needs to know the face.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dragoman.broker.gate import Action
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dragoman.broker.metrics import Metrics
     from dragoman.broker.principal import Principal
     from dragoman.broker.pump import Pump
+    from dragoman.broker.retention import Retention
     from dragoman.broker.session import Session
     from dragoman.broker.settings import BrokerSettings
     from dragoman.broker.subscription import Subscription
@@ -51,8 +52,15 @@ class Loop(Protocol):
 class Reader(Protocol):
     """A durable reader: raises what matching channels keep, and hears of their logged messages in commit order."""
 
+    @property
+    def low(self) -> int:
+        """Everything below this position is done with."""
+
     def visible(self, message: Message) -> None:
         """A logged message has become visible."""
+
+    def missed(self, messages: Sequence[Message]) -> None:
+        """These are gone from the log, whether it has had them or not."""
 
     def __hash__(self) -> int:
         """It is itself."""
@@ -79,8 +87,10 @@ class Core:
         "permits",
         "pump",
         "readers",
+        "retention",
         "rings",
         "settings",
+        "stopping",
     )
 
     def __init__(
@@ -89,6 +99,7 @@ class Core:
         from dragoman.broker.commits import Commits
         from dragoman.broker.log.ring import RingBudget
         from dragoman.broker.pump import Pump
+        from dragoman.broker.retention import Retention
         from dragoman.routing.filters import FilterTrie
 
         self.settings = settings
@@ -100,6 +111,8 @@ class Core:
         self.now_ms = clock.now_ms()
         self.monotonic_ms = clock.monotonic_ms()
         self.generation = 0
+        #: nothing may begin any more that needs the log
+        self.stopping = False
         #: whether rooms let (principal, agent) into a channel; what is no room lets everybody in
         self.permits: Callable[[Principal, str, str], bool] = _everybody
         self.filters: FilterTrie[Subscription] = FilterTrie()
@@ -107,6 +120,7 @@ class Core:
         self.rings: RingBudget = RingBudget(settings.ring_bytes_max)
         self.pump: Pump = Pump(self)
         self.commits: Commits = Commits(self)
+        self.retention: Retention = Retention(self)
 
     def tick(self) -> None:
         """Sets the time of this turn. Called wherever work enters: a socket, a timer, the embedding API."""

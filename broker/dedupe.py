@@ -89,6 +89,12 @@ class Dedupe:
                 return
             self._drop(digest)
 
+    def check(self) -> None:
+        """Asserts what must always hold between two turns. For tests; walks everything."""
+        assert len(self._seen) <= self._core.settings.dedupe_max
+        rows = {key for key, _ in self._core.log.rows(Table.DEDUPE)}
+        assert rows == {digest for digest, seen in self._seen.items() if seen.logged}
+
     def _too_old(self, seen: _Seen) -> bool:
         return self._core.now_ms - seen.time_ms > self._core.settings.dedupe_ms
 

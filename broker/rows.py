@@ -32,6 +32,9 @@ class ChannelRow(Row):
     declared: int = 0
     reserved: int = 0
     creator: str = ""
+    retention_ms: int | None = None
+    retention_bytes: int | None = None
+    retention_messages: int | None = None
 
 
 class MessageRow(Row):

@@ -107,6 +107,20 @@ class RingBudget:
         if self._stale > _STALE_SLACK + len(self._order) // 2:
             self._forget_stale()
 
+    def release(self, ring: Ring, offset: int) -> None:
+        """Forgets a ring's messages below ``offset``."""
+        messages = ring._messages
+        if messages is None:
+            return
+        while messages and messages[0].offset < offset:
+            self.used_bytes -= ring_cost(messages.popleft())
+            ring._stale += 1
+            self._stale += 1
+        if not messages:
+            ring._messages = None
+        if self._stale > _STALE_SLACK + len(self._order) // 2:
+            self._forget_stale()
+
     def _evict(self, newest: Message) -> None:
         order = self._order
         while self.used_bytes > self.max_bytes:
