@@ -367,7 +367,7 @@ class Broker:
                 return self._no(channel)
             first = channel.subscribed(subscription)
             if first:
-                self.directory.joined(channel.name, session)
+                self._join(channel.name, session)
             if start is not Start.NEW:
                 self._begin(channel, session, start)
         else:
@@ -531,6 +531,11 @@ class Broker:
             return Refusal(Reason.NOT_AUTHORIZED, f"the room {shown(resource)} is not open to you, or not open at all")
         verdict = self.gate.check(session.principal, action, resource, session.agent)
         return verdict if isinstance(verdict, Refusal) else None
+
+    def _join(self, name: str, session: Session) -> None:
+        """An exact subscription makes its agent a member, unless a rule keeps it from being seen as one."""
+        if self._may(session, Action.JOIN, name) is None:
+            self.directory.joined(name, session)
 
     def _room_closed(self, name: str) -> None:
         """A room is over: everybody's subscriptions to it and below end, its channels with them."""
