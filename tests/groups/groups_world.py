@@ -13,7 +13,6 @@ from dragoman.broker.gate_settings import GateSettings
 from dragoman.broker.jobs import Delivery
 from dragoman.broker.log.contract import Log, Ticket
 from dragoman.broker.log.memory import MemoryLog
-from dragoman.broker.mailbox import Mailboxes
 from dragoman.broker.metrics import Metrics
 from dragoman.broker.principal import Principal
 from dragoman.broker.settings import BrokerSettings
@@ -21,7 +20,6 @@ from dragoman.broker.settings_agents import AgentSettings
 from dragoman.broker.settings_groups import GroupSettings
 from dragoman.broker.subscription import Feed
 from dragoman.broker.workgroup import WorkGroup
-from dragoman.broker.workgroups import WorkGroups
 from dragoman.routing.message import Envelope, Message
 from dragoman.routing.refusals import Refusal
 
@@ -90,6 +88,7 @@ class World:
         self.broker = Broker(
             self.broker_settings,
             AgentSettings(),
+            self.settings,
             clock=self.clock,
             log=self.log,
             gate=Gate(self.gate_settings),
@@ -97,19 +96,9 @@ class World:
             metrics=self.metrics,
         )
         self.timers = self.broker.timers
-        core = self.broker.core
-        self.groups = WorkGroups(core, self.broker.backlogs, self.broker.channels, self.timers, self.settings)
-        self.kept: list[tuple[str, str, str]] = []
-        self.mailboxes = Mailboxes(
-            self.groups.shop,
-            self.settings,
-            inbox="mesh/me/in",
-            keep=lambda agent, what: self.kept.append(("keep", agent, what)),
-            release=lambda agent, what: self.kept.append(("release", agent, what)),
-        )
+        self.groups = self.broker.groups
+        self.mailboxes = self.broker.mailboxes
         await self.broker.start()
-        self.groups.start()
-        self.mailboxes.start()
         self.writer = self.party(ALICE)
         await self.turn()
         return self
@@ -142,11 +131,9 @@ class World:
 
     def leave(self, party: Party) -> None:
         self.broker.detach(party)
-        self.groups.gone(party)
 
     def resume(self, party: Party) -> None:
         self.broker.resume(party)
-        self.groups.resume(party)
 
     def ack(self, party: Party, count: int = 1_000_000) -> None:
         """The party's client acknowledges its oldest flights."""
@@ -167,6 +154,11 @@ class World:
         while self.timers.run_due():
             pass
         await self.turn()
+
+    def low(self) -> int:
+        """The first position a durable reader still waits for."""
+        backlogs = self.broker.backlogs._all.values()
+        return min((backlog.low for backlog in backlogs), default=int(self.log.end()))
 
     async def say(self, name: str, *payloads: bytes, wish: int = 1, envelope: Envelope | None = None) -> list[Message]:
         messages = [Message(name, payload, wish, "", False, envelope) for payload in payloads]

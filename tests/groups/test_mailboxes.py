@@ -12,6 +12,7 @@ from dragoman.broker.log.contract import Table, Ticket
 from dragoman.broker.log.disk_log import DiskLog
 from dragoman.broker.log.settings import LogSettings
 from dragoman.broker.mailbox import Attachment, Mailbox
+from dragoman.broker.presence import State
 from dragoman.broker.settings_groups import GroupSettings
 from dragoman.routing.message import EMPTY, Envelope, Message
 from dragoman.routing.refusals import Reason, Refusal
@@ -271,7 +272,6 @@ def test_mail_whose_commit_failed_takes_no_room() -> None:
 def test_after_a_restart_mail_is_there_and_acknowledged_mail_is_not(worlds: Any) -> None:
     async def scene(world: World) -> None:
         mailbox = box(world, "my bot/1")
-        assert world.kept == [("keep", "my bot/1", "mailbox")]
         await mail(world, b"1", b"2", b"3", b"4", agent="my bot/1")
         inbox = Inbox(world, "my bot/1")
         await world.turn()
@@ -357,7 +357,6 @@ def test_mailboxes_are_bounded_and_closing_one_leaves_nothing() -> None:
             assert refusal.reason is reason
         world.mailboxes.close("bot")
         assert not world.mailboxes.exists("bot")
-        assert world.kept == [("keep", "bot", "mailbox"), ("release", "bot", "mailbox")]
         assert world.metrics.dropped == {"mailbox-closed": 2}
         await world.turn()
         world.broker.channels.sweep()
@@ -369,6 +368,22 @@ def test_mailboxes_are_bounded_and_closing_one_leaves_nothing() -> None:
         assert inbox_after.count == 0
 
     play(scene, lambda: World(settings=GroupSettings(mailboxes_max=1)))
+
+
+def test_an_agent_with_a_mailbox_is_asleep_when_it_leaves_and_gone_when_it_has_none() -> None:
+    async def scene(world: World) -> None:
+        directory = world.broker.directory
+        bot = world.party(agent="bot")
+        assert isinstance(directory.arrive(bot, "bot", keeps=False), int)
+        box(world)
+        directory.depart(bot, clean=True, keeps=False)
+        agent = directory.get("bot")
+        assert agent is not None
+        assert agent.state is State.ASLEEP
+        world.mailboxes.close("bot")
+        assert agent.state is State.GONE
+
+    play(scene)
 
 
 def test_two_connections_of_one_agent_share_its_mail() -> None:

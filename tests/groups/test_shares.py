@@ -248,7 +248,7 @@ def test_a_delivery_of_qos_2_stays_with_its_member() -> None:
         await world.turn()
         share = only_share(world)
         assert share.statistics()["inflight"] == 0
-        assert world.broker.backlogs.low() == world.log.end()
+        assert world.low() == world.log.end()
 
     play(scene)
 
@@ -269,7 +269,7 @@ def test_a_delivery_of_qos_2_whose_session_ends_holds_up_nothing(how: str) -> No
             world.leave(ends)
         await world.turn()
         assert len(lives.got) == 2
-        assert world.broker.backlogs.low() == world.log.end()
+        assert world.low() == world.log.end()
 
     play(scene)
 
@@ -286,7 +286,7 @@ def test_a_session_that_skips_a_message_settles_it_within_the_delivery() -> None
         join(world, skips, kept=True)
         await world.say("jobs", *numbers(3))
         assert only_share(world).statistics()["inflight"] == 0
-        assert world.broker.backlogs.low() == world.log.end()
+        assert world.low() == world.log.end()
 
     play(scene)
 
@@ -442,7 +442,7 @@ def test_expired_messages_are_not_redelivered() -> None:
         await world.turn()
         assert lives.got == []
         assert world.metrics.dropped == {"expired": 1}
-        assert world.broker.backlogs.low() == world.log.end()
+        assert world.low() == world.log.end()
 
     play(scene)
 
