@@ -96,7 +96,6 @@ class MqttSession:
         "_in_count",
         "_out_bytes_max",
         "_out_count",
-        "_pending_feed",
         "_routes",
         "again",
         "agent",
@@ -166,7 +165,6 @@ class MqttSession:
         self._out_count = 0
         self._held: deque[tuple[int, bytes]] = deque()
         self._routes: dict[bytes, Route] = {}
-        self._pending_feed: Feed | None = None
         self.uncommitted = 0
         #: packet ids of the deliveries that a reconnect has yet to resend, and how many are unacknowledged on it
         self.again: dict[int, None] = {}
@@ -395,25 +393,17 @@ class MqttSession:
             self.realm.metrics.drop("expired")
             return True
         qos = min(feed.wish, message.wish)
-        backlog = self.standing.backlog
-        if qos and backlog is not None and message.position and feed.group is None and not feed.replay:
-            self._pending_feed = feed
-            backlog.arrived(message)
-            self._pending_feed = None
+        if qos and self.standing.backlog is not None and message.position and feed.group is None and not feed.replay:
+            # The backlog hears of it from the commits, in commit order, and offers it.
             return True
         return self._send(feed, message, qos)
 
     def offer(self, message: Message) -> bool:
         """A message of our backlog: caught up, or read from the log."""
-        feed = self._pending_feed
-        if feed is None:
-            channel = self.realm.broker.channels.by_number.get(message.number)
-            feed = channel.feed_of(self) if channel is not None else None
-            if feed is None or (feed.no_local and message.sender == self.agent):
-                self._skip(message)
-                return True
-        qos = min(feed.wish, message.wish)
-        if not qos:
+        channel = self.realm.broker.channels.by_number.get(message.number)
+        feed = channel.feed_of(self) if channel is not None else None
+        qos = min(feed.wish, message.wish) if feed is not None else 0
+        if feed is None or not qos or (feed.no_local and message.sender == self.agent):
             self._skip(message)
             return True
         return self._send(feed, message, qos)

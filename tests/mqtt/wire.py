@@ -42,6 +42,7 @@ from dragoman.broker.log.memory import MemoryLog
 from dragoman.broker.metrics import Metrics
 from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.settings_agents import AgentSettings
+from dragoman.broker.settings_groups import GroupSettings
 from dragoman.routing.refusals import Reason, Refusal
 from tests.mqtt.encode_any import encode_any
 
@@ -256,6 +257,7 @@ class World:
         self.broker = Broker(
             broker or BrokerSettings(),
             AgentSettings(),
+            GroupSettings(),
             clock=self.clock,
             log=self.log,
             gate=Gate(gate or GateSettings()),
