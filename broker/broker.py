@@ -181,8 +181,9 @@ class Broker:
     def attach(self, session: Session) -> Refusal | None:
         """A session begins. Every session exactly once, before anything else it asks."""
         assert session not in self._sessions, f"{session!r} is attached already"
-        if self._stopping:
-            return Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down")
+        refusal = self._ending()
+        if refusal is not None:
+            return refusal
         if len(self._sessions) >= self.settings.sessions_max:
             return Refusal(
                 Reason.QUOTA_EXCEEDED,
@@ -221,7 +222,7 @@ class Broker:
 
     def route(self, session: Session, name: str) -> Route | Refusal:
         """The session's way into a channel: name and gate are checked once, the channel exists from now on."""
-        refusal = check_name(name) or self._may(session, Action.PUBLISH, name)
+        refusal = self._ending() or check_name(name) or self._may(session, Action.PUBLISH, name)
         if refusal is not None:
             return self._no(refusal)
         channel = self._open(session, name)
@@ -239,8 +240,6 @@ class Broker:
         self.core.tick()
         if self.verbs.owns(message.name):
             return self._said(session, message, self.verbs.publish(session, message))
-        if self._stopping:
-            return self._no(Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down"))
         if len(message.payload or b"") > self.settings.message_bytes_max:
             return self._no(
                 Refusal(
@@ -330,7 +329,7 @@ class Broker:
         allows. ``start``: where an exact subscription begins; a place in an older creation of the
         channel is a gap. What comes afterwards is pushed; see ``Session.deliver``.
         """
-        refusal = check_filter(filter_)
+        refusal = self._ending() or check_filter(filter_)
         if refusal is None and not self.verbs.owns(filter_):
             refusal = self._may(session, Action.SUBSCRIBE, filter_)
         if refusal is not None:
@@ -508,7 +507,7 @@ class Broker:
         retention_messages: int | None = None,
     ) -> Channel | Refusal:
         """Asks a channel to keep what is said in it, within these limits and no others. Created if need be."""
-        refusal = check_name(name) or self._may(session, Action.CREATE, name)
+        refusal = self._ending() or check_name(name) or self._may(session, Action.CREATE, name)
         if refusal is not None:
             return self._no(refusal)
         channel = self._open(session, name)
@@ -525,6 +524,9 @@ class Broker:
             return channel
         refusal = None if name.startswith(MESH) else self._may(session, Action.CREATE, name)
         return refusal or self.channels.open(name, session.principal.name)
+
+    def _ending(self) -> Refusal | None:
+        return Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down") if self._stopping else None
 
     def _may(self, session: Session, action: Action, resource: str) -> Refusal | None:
         if not self.core.permits(session.principal, session.agent, resource):

@@ -217,7 +217,7 @@ class Channels:
         core.rings.clear(channel.ring)
         if channel.reserved != UNPROMISED:
             core.log.put(Table.CHANNELS, channel_key(channel.number), None)
-        if core.log.bounds(channel.number)[1]:
+        if channel.pending or core.log.bounds(channel.number)[1]:
             core.log.release(channel.number, EVERYTHING)
         self.evaporated_total += 1
 
