@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from dragoman.adapters.mqtt.packets import (
@@ -222,6 +225,36 @@ def test_a_message_that_waits_behind_a_full_connection_is_not_passed_over():
     client.transport.unstick()
     publisher.publish("b", b"second", 1)
     assert [p for p in payloads(client) if len(p) < 9_000] == [b"first", b"second"]
+
+
+def test_a_read_of_the_log_that_comes_back_after_its_connection_is_nobodys():
+    world = World()
+    sleeper(world, "a", qos=1).disconnect()
+    publisher = world.connected("p")
+    for n in range(4):
+        publisher.publish("a", b"%d" % n, 1)
+    waiting: list[Callable[[], None]] = []
+    scan = world.log.scan
+
+    def slow(*asked: Any) -> None:
+        *what, then, numbers = asked
+        scan(*what, lambda found, following: waiting.append(lambda: then(found, following)), numbers)  # type: ignore[call-arg]
+
+    world.log.scan = slow  # type: ignore[method-assign]
+    first = sleeper(world, receive_maximum=2)
+    waiting.pop()()
+    assert payloads(first) == [b"0", b"1"]
+    first.say(Puback(1))
+    (late,) = waiting
+    waiting.clear()
+    first.vanish()
+    again = sleeper(world)
+    assert payloads(again) == [b"1"]
+    (now,) = waiting
+    late()
+    assert payloads(again) == []
+    now()
+    assert payloads(again) == [b"2", b"3"]
 
 
 def test_rights_lost_meanwhile_hold_for_a_resumed_session():
