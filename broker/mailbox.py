@@ -287,7 +287,7 @@ class Mailboxes:
         envelope = message.envelope
         if message.name != self._inbox:
             envelope = _with_headers(envelope or EMPTY, ((HEARD_AS, message.name.encode()),))
-        return Message(mailbox.channel.name, message.payload, max(1, message.wish), message.sender, False, envelope)
+        return Message(mailbox.channel.name, message.payload, message.wish, message.sender, False, envelope)
 
     def _enter(self, agent: str) -> Mailbox | Refusal:
         name = MAIL + to_level(agent)

@@ -215,6 +215,22 @@ def test_returned_messages_wait_for_room_and_go_before_newer_ones() -> None:
     play(scene)
 
 
+def test_a_returned_message_goes_before_one_that_comes_in_the_same_turn() -> None:
+    async def scene(world: World) -> None:
+        dies, lives = world.party(agent="dies", window=1), world.party(agent="lives", window=0)
+        join(world, dies)
+        join(world, lives)
+        await world.say("jobs", b"old")
+        lives.window = 10
+        world.resume(lives)
+        world.leave(dies)
+        world.broker.publish(world.writer, Message("jobs", b"new", 0))
+        await world.turn()
+        assert lives.payloads() == [b"old", b"new"]
+
+    play(scene)
+
+
 def test_returned_messages_of_a_live_share_are_bounded_and_counted() -> None:
     async def scene(world: World) -> None:
         dies, lives = world.party(agent="dies", window=5), world.party(agent="lives", window=1)
@@ -424,6 +440,41 @@ def test_a_share_that_becomes_durable_loses_and_doubles_nothing() -> None:
             await world.turn()
         assert small.payloads() == numbers(7)
         assert world.metrics.gaps == 0
+
+    play(scene)
+
+
+def test_what_lags_from_before_goes_first_when_somebody_with_room_comes() -> None:
+    async def scene(world: World) -> None:
+        small, large = world.party(agent="small", window=2), world.party(agent="large")
+        join(world, small)
+        await world.say("jobs", *numbers(5))
+        join(world, small, kept=True)
+        await world.turn()
+        world.broker.publish(world.writer, Message("jobs", b"5", 1))
+        join(world, large)
+        await world.turn()
+        assert large.payloads() == [b"2", b"3", b"4", b"5"]
+
+    play(scene)
+
+
+def test_a_share_that_was_durable_once_does_not_go_on_where_it_was() -> None:
+    async def scene(world: World) -> None:
+        world.open("other")
+        member = world.party(agent="m")
+        join(world, member, kept=True)
+        await world.say("jobs", b"0")
+        world.ack(member)
+        # Its session is kept no longer, so no row says that there is a share; then the process dies.
+        world.groups.ended("m")
+        world = await world.stopped()
+        assert list(world.groups.list_shares()) == []
+        await world.say("jobs", b"for nobody")
+        member = world.party(agent="m")
+        join(world, member, kept=True)
+        await world.say("jobs", b"1")
+        assert member.payloads() == [b"1"]
 
     play(scene)
 
