@@ -275,7 +275,7 @@ class Pump:
         place = oldest if offset is None else offset
         lost = max(0, oldest - place)
         place = max(place, oldest)
-        if self._logged(channel, ring_first, place):
+        if place < ring_first and self._logged(channel, ring_first, place):
 
             def arrived(messages: Sequence[Message], following: int) -> None:
                 page = [m for m in messages if m.offset < ring_first]

@@ -431,9 +431,7 @@ class Party:
         dedupe: tuple[str, str] | None = None,
         expires_ms: int = 0,
     ) -> Ticket | Refusal:
-        self.said = Message(
-            name, payload, wish, "", retain, Envelope(expires_ms=expires_ms) if expires_ms else None
-        )
+        self.said = Message(name, payload, wish, "", retain, Envelope(expires_ms=expires_ms) if expires_ms else None)
         return self.world.broker.publish(self, self.said, dedupe)
 
     def end(self) -> None:
@@ -448,7 +446,7 @@ class Durable:
         self.world = world
         self.credit = credit
         self.got: list[Message] = []
-        self.backlog = world.broker.backlogs.open(key, self._offer)
+        self.backlog = world.broker.backlogs.open(key, self._offer, direct=True)
         for filter_ in filters:
             self.backlog.watch(filter_)
         self.backlog.resume()
