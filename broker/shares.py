@@ -195,6 +195,10 @@ class Share:
         """A message has become visible."""
         if self._backlog is not None and message.position and message.position >= self._durable_from:
             return True
+        if message.expired(self._core.now_ms):
+            # A session would skip it without a word, and its member would hold it for ever.
+            self._core.metrics.drop("expired")
+            return True
         if self._connected():
             return self._give_in_turn(message)
         self._core.metrics.drop("share-without-member")

@@ -444,6 +444,17 @@ def test_a_share_that_becomes_durable_loses_and_doubles_nothing() -> None:
     play(scene)
 
 
+def test_a_message_that_comes_expired_is_held_by_nobody() -> None:
+    async def scene(world: World) -> None:
+        member = world.party(agent="m")
+        join(world, member)
+        await world.say("jobs", b"0", envelope=Envelope(expires_ms=world.clock.now_ms() - 1))
+        assert member.got == []
+        assert only_share(world).statistics()["inflight"] == 0
+
+    play(scene)
+
+
 def test_what_lags_from_before_goes_first_when_somebody_with_room_comes() -> None:
     async def scene(world: World) -> None:
         small, large = world.party(agent="small", window=2), world.party(agent="large")
