@@ -141,7 +141,7 @@ class Channels:
     def sweep(self) -> None:
         """Frees what nobody wants. Called every ``sweep_ms``.
 
-        Looks at as many channels, a chunk a turn, that each comes round within the time one may be idle.
+        Looks at as many channels, a chunk a turn, that each comes round in about the time one may be idle.
         """
         settings = self._core.settings
         rounds = max(1, settings.channel_idle_ms // settings.sweep_ms)

@@ -555,7 +555,7 @@ class World:
     def sweep(self, times: int = 1) -> None:
         """As many looks at idle channels as are due every ``sweep_ms``."""
         for _ in range(times):
-            self.advance(self.settings.sweep_ms)
+            self.advance(self.settings.sweep_ms + 1)
 
     def check(self) -> None:
         """Every invariant of every room."""
