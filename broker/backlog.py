@@ -212,6 +212,8 @@ class Backlog:
             self._scan()
 
     def _scan(self) -> None:
+        # The reader may come back to a mesh where nothing has happened for long: what has expired is judged by now.
+        self._backlogs.core.tick()
         self._look_again()
         log = self._backlogs.core.log
         epoch = self._epoch

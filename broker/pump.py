@@ -161,6 +161,7 @@ class Pump:
 
     def _arrived(self, feed: Feed, asked: int, messages: Sequence[Message], following: int) -> None:
         feed.waiting = False
+        self._core.tick()
         channel = self._channel(feed)
         if channel is None or feed.lag is None:
             return

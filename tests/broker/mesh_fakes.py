@@ -129,6 +129,7 @@ class ManualLog:
         after.seen_first = {number: first for number, (first, _) in self.safe_bounds.items()}
         after._appended = {number: end for number, (_, end) in self.safe_bounds.items()}
         after._ticket = self._ticket
+        after._last_position = self._last_position
         after._position = self.safe_end
         return after
 
