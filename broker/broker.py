@@ -131,13 +131,14 @@ class Broker:
         for session in list(self._sessions):
             session.close(Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down"))
         self._stopping = self.core.stopping = True
+        # Who waits for work is told too, or its connection would hold up the listeners.
+        self.mailboxes.stop()
+        self.groups.stop()
 
     async def stop(self) -> None:
         """Makes everything safe and closes the log. After the listeners are done."""
         self.say_goodbye()
         self.backlogs.flush()
-        self.mailboxes.stop()
-        self.groups.stop()
         self.timers.stop()
         await self.log.close()
 

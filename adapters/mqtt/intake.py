@@ -91,6 +91,11 @@ def _overrun(session: MqttSession, packet: Publish) -> bool:
     return False
 
 
+def too_large(size: int, most: int) -> Refusal:
+    """Why a payload that fits into a packet is still not taken in."""
+    return Refusal(Reason.TOO_LARGE, f"the payload has {size} bytes, broker.message_bytes_max is {most}")
+
+
 def refuse(session: MqttSession, packet: Publish, refusal: Refusal) -> None:
     """Says no to a publish as the version and QoS allow (docs/crossings.md: refusals)."""
     if refusal.reason is Reason.NAME_INVALID:

@@ -96,6 +96,7 @@ class MqttSession:
         "_in_count",
         "_out_bytes_max",
         "_out_count",
+        "_payload_max",
         "_routes",
         "again",
         "agent",
@@ -160,6 +161,7 @@ class MqttSession:
         self._gathering = False
         self._gate = realm.gate
         self._out_bytes_max = realm.settings.out_bytes_max
+        self._payload_max = realm.core.settings.message_bytes_max
         self._in_count = 0
         self._in_bytes = 0
         self._out_count = 0
@@ -257,6 +259,9 @@ class MqttSession:
         payload = packet.payload
         self._in_count += 1
         self._in_bytes += len(payload)
+        if len(payload) > self._payload_max:
+            intake.refuse(self, packet, intake.too_large(len(payload), self._payload_max))
+            return
         if packet.qos:
             intake.publish(self, packet, route.name, route.publish)
             return
@@ -430,7 +435,9 @@ class MqttSession:
         head, tail = publish_parts(self.version, topic, payload, qos, retain, properties)
         if len(head) + len(tail) + (2 if qos else 0) > self.packet_max:
             self.realm.metrics.drop("larger-than-receiver-takes")
-            if qos and logged:
+            if feed.group is not None:
+                feed.group.settled(message)
+            elif qos and logged:
                 self._skip(message)
             return True
         self._out_count += 1

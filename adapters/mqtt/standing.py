@@ -183,7 +183,7 @@ class Standings:
                 self.end(standing)
 
     def _open_backlog(self, standing: Standing) -> Backlog:
-        backlog = standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent, direct=True)
+        backlog = standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent)
         backlog.saved = lambda: self._forget_landed(standing)
         return backlog
 

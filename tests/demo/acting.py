@@ -1,4 +1,4 @@
-"""What every actor of the demo does: says what happened, a JSON line at a time, and hears its cues on standard input."""
+"""What every actor of the demo does: says what happened, one JSON line at a time, and hears its cues on stdin."""
 
 from __future__ import annotations
 

@@ -34,6 +34,9 @@ def main() -> int:
         except Failed as failure:
             stage.console.print(f"\n[bold red]✗ {failure}[/bold red]")
             return 1
+        except (OSError, ValueError) as error:
+            stage.console.print(f"\n[bold red]✗ the mesh did not answer as it should: {error}[/bold red]")
+            return 1
         finally:
             stage.end()
     took = time.monotonic() - began

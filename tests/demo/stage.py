@@ -6,6 +6,7 @@ A step counts only when a process other than the one that acted has seen its eff
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any, Final
 from rich.console import Console
 
 HERE: Final = Path(__file__).parent
-PATIENCE_S: Final = 15.0
+PATIENCE_S: Final = float(os.environ.get("DEMO_PATIENCE_S", "15"))
 COLOURS: Final = {"MQTT 3.1.1": "green", "MQTT 5": "cyan", "MCP": "magenta", "HTTP SSE": "blue", "HTTP": "blue"}
 
 Fact = dict[str, Any]
