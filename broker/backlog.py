@@ -53,7 +53,6 @@ class Backlog:
         "_reading",
         "_wanted",
         "behind",
-        "direct",
         "key",
         "next",
         "offer",
@@ -65,7 +64,6 @@ class Backlog:
         self._backlogs = backlogs
         self.key = key
         self.offer = offer
-        self.direct = False
         self.skipped: Callable[[Message], object] | None = None
         self._filters: dict[str, int] = dict(row.filters)
         self._done: set[int] = set(row.done)
@@ -141,7 +139,7 @@ class Backlog:
         """Everything below this position is done with."""
         if self._open:
             return next(iter(self._open))
-        return self.next if self.behind or not self.direct else max(self.next, self._backlogs.core.log.end())
+        return self.next if self.behind else max(self.next, self._backlogs.core.log.end())
 
     @property
     def open_count(self) -> int:
@@ -154,9 +152,14 @@ class Backlog:
         return len(self._done)
 
     def visible(self, message: Message) -> None:
-        """Told by the commits, in commit order. One that is not ``direct`` hears through its session's feeds."""
-        if self.direct:
-            self.arrived(message)
+        """A logged message it reads has become visible. Told by the commits, in commit order.
+
+        Not by live feeds: one that lags in another channel would make the reader pass over what it has not seen.
+        """
+        if message.position < self.next or self.behind:
+            return
+        if not self._take(message):
+            self.behind = True
 
     def missed(self, messages: Sequence[Message]) -> None:
         """Counts what a limit has taken away before it was offered."""
@@ -170,13 +173,6 @@ class Backlog:
             metrics = self._backlogs.core.metrics
             metrics.gaps += 1
             metrics.lost += count
-
-    def arrived(self, message: Message) -> None:
-        """A logged message this reader wants has become visible. To be called in commit order."""
-        if message.position < self.next or self.behind:
-            return
-        if not self._take(message):
-            self.behind = True
 
     def finish(self, position: int) -> None:
         """The message at this position is done with: acknowledged, given up or expired."""
@@ -194,7 +190,7 @@ class Backlog:
 
     def pause(self) -> None:
         """The reader is gone for now. What is open stays open: it is the reader's to go on with when it comes back."""
-        if self.direct and not self.behind:
+        if not self.behind:
             self.next = max(self.next, self._backlogs.core.log.end())
         self.behind = True
         self._reading = False
@@ -262,7 +258,7 @@ class Backlog:
 
     def advance(self) -> None:
         """Caught up, its place is the log's end: a scan need not begin where the last message it wanted was."""
-        if self.direct and not self.behind:
+        if not self.behind:
             self.next = int(self._backlogs.core.log.end())
 
     def check(self) -> None:
@@ -295,16 +291,12 @@ class Backlogs:
     def __len__(self) -> int:
         return len(self._all)
 
-    def open(self, key: bytes, offer: Callable[[Message], bool], *, direct: bool = False) -> Backlog:
-        """The reader of this key, as the log remembers it or new. Its filters keep messages from now on.
-
-        ``direct``: the commits tell it of new messages; otherwise its owner calls ``arrived``.
-        """
+    def open(self, key: bytes, offer: Callable[[Message], bool]) -> Backlog:
+        """The reader of this key, as the log remembers it or new. Its filters keep messages from now on."""
         assert key not in self._all, f"the reader {key!r} is open already"
         data = self.core.log.get(Table.CURSORS, key)
         row = decode_row(data, CursorRow) if data is not None else CursorRow(low=self.core.log.end())
         backlog = Backlog(self, key, offer, row)
-        backlog.direct = direct
         self._all[key] = backlog
         for filter_ in backlog.filters:
             self.core.readers.add(filter_, backlog)

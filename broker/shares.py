@@ -154,7 +154,7 @@ class Share:
         if not restored:
             # A crash between the last kept member's end and the share's may have left an old place.
             log.put(Table.CURSORS, key, None)
-        self._backlog = self._backlogs.open(key, self._offered, direct=True)
+        self._backlog = self._backlogs.open(key, self._offered)
         self._backlog.watch(self.filter)
         self._backlog.resume()
 

@@ -139,7 +139,7 @@ class WorkGroup:
         self._waking = False
         self._counts = Counts(shop.core.log, key)
         self._reader = InnerSession(owner, agent)
-        self._backlog = shop.backlogs.open(key, self._offered, direct=True)
+        self._backlog = shop.backlogs.open(key, self._offered)
         self._backlog.skipped = self._skipped
 
     def start(self) -> None:

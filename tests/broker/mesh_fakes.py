@@ -447,7 +447,7 @@ class Durable:
         self.world = world
         self.credit = credit
         self.got: list[Message] = []
-        self.backlog = world.broker.backlogs.open(key, self._offer, direct=True)
+        self.backlog = world.broker.backlogs.open(key, self._offer)
         for filter_ in filters:
             self.backlog.watch(filter_)
         self.backlog.resume()
