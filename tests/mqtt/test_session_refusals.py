@@ -57,6 +57,16 @@ def test_a_publish_that_may_not_be_made():
     assert world.metrics.dropped["publish-not-authorized"] == 4
 
 
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_payload_over_the_broker_s_bound_is_refused_though_its_packet_fits(version: int):
+    world, publisher, subscriber = pair(version, broker=BrokerSettings(message_bytes_max=8))
+    publisher.publish("a", b"x" * 8, 1, packet_id=1)
+    publisher.publish("a", b"x" * 9, 0)
+    publisher.publish("a", b"x" * 9, 1, packet_id=2)
+    assert payloads(subscriber) == [b"x" * 8]
+    assert world.metrics.dropped["publish-too-large"] == (1 if version == 5 else 2)
+
+
 def test_a_publish_that_may_not_be_made_can_end_the_connection_by_setting():
     world = World(MqttSettings(denied_publish="disconnect"), gate=deny("publish"))
     client = world.connected("c")
