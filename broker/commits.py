@@ -123,7 +123,11 @@ class Commits:
                 session.committed(ticket)
 
     def refused(self, ticket: Ticket, refusal: Refusal) -> None:
-        """Commit ``ticket`` failed: what it held was never said. What merely waited behind it is shown."""
+        """Commit ``ticket`` failed: what it held was never said. What merely waited behind it is shown.
+
+        Also what waited for a promise of offsets: a disk that fails must not stop what needs no disk. Only if
+        no commit at all works between this and a crash could those offsets come again.
+        """
         self._core.tick()
         retaining: dict[Channel, None] = {}
         for channel, message, logged in self._hidden.pop(ticket, ()):

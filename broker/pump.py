@@ -144,6 +144,8 @@ class Pump:
             elif self._logged(channel, start, feed.lag):
                 feed.waiting = True
                 self._core.log.read(channel.number, feed.lag, LOG_CHUNK_BYTES, partial(self._arrived, feed, feed.lag))
+                # What has arrived already has been followed up.
+                return feed.waiting or not self._is_parked(feed)
             else:
                 self._gap(feed, start)
         return True
