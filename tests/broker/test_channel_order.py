@@ -163,6 +163,23 @@ def test_offsets_seen_by_anybody_are_never_used_again_after_a_crash(clean: bool)
     assert watcher.offsets[0] <= seen + RESERVE + 1
 
 
+def test_offsets_of_a_channel_with_a_retained_value_are_never_used_again_after_a_crash():
+    world = World()
+    alice, reader = world.party("alice"), world.party()
+    reader.read("a")
+    alice.say("a", b"retained", retain=True)
+    for _ in range(RESERVE + RESERVE // 2):
+        alice.say("a", b"x")
+        world.log.commit()
+    after = world.after_crash()
+    watcher = after.party()
+    watcher.read("a")
+    after.party("alice").say("a", b"first after it")
+    after.commit()
+    assert watcher.got[0].number == reader.got[0].number
+    assert watcher.offsets[0] > reader.offsets[-1]
+
+
 def test_an_offset_is_not_shown_before_its_promise_is_safe():
     world = World()
     alice = world.party("alice")

@@ -91,13 +91,16 @@ def test_a_busy_channel_does_not_take_all_of_a_slow_readers_credit():
     world = World()
     alice, reader = world.party("alice"), world.party(credit=0)
     reader.read("#")
+    alice.say("calm", b"!")
     for n in range(50):
         alice.say("busy", b"%d" % n)
-    alice.say("calm", b"!")
-    for _ in range(3):
-        reader.give(1)
-        alice.say("busy", b"more")
-    assert b"!" in reader.payloads
+    reader.give(1)
+    reader.give(1)
+    assert sorted(reader.payloads) == [b"!", b"0"]
+    alice.say("calm", b"?")
+    reader.give(1)
+    reader.give(1)
+    assert b"?" in reader.payloads
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["from memory", "from disk"])
@@ -170,6 +173,50 @@ def test_who_comes_back_to_a_channel_starts_new():
     reader.give(10)
     assert reader.payloads == [b"after"]
     world.check()
+
+
+def test_who_comes_back_at_once_starts_new_too():
+    world = World()
+    alice, reader = world.party("alice"), world.party(credit=0)
+    subscription = reader.read("a")
+    alice.say("a", b"before")
+    world.broker.unsubscribe(subscription)
+    reader.read("a")
+    reader.give(10)
+    alice.say("a", b"after")
+    assert reader.payloads == [b"after"]
+
+
+def test_a_place_put_back_while_the_log_is_read_is_read_from_there():
+    world = tight()
+    alice, reader = world.party("alice"), world.party()
+    world.broker.declare(alice, "a", Keep.ALL)
+    for _ in range(100):
+        alice.say("a", b"." * 1_000)
+        world.commit()
+    world.log.held_reads = deque()
+    reader.read("a", start=(world.channel("a").number, 20))
+    reader.read("a", start=Start.EARLIEST)
+    while world.log.answer():
+        world.check()
+    assert reader.offsets == list(range(100))
+    assert reader.lost_counts == []
+
+
+def test_what_a_failed_commit_left_empty_in_the_log_of_all_is_no_gap():
+    world = tight()
+    alice, reader = world.party("alice"), world.party(credit=0)
+    world.broker.declare(alice, "a", Keep.ALL)
+    reader.read("a")
+    world.commit()
+    for n in range(100):
+        alice.say("a", b"." * 1_000)
+        if n == 10:
+            world.refuse()
+        world.commit()
+    reader.give(1_000)
+    assert reader.offsets == [n for n in range(100) if n != 10]
+    assert reader.lost_counts == []
 
 
 # -- very many -------------------------------------------------------------------------------------
@@ -411,6 +458,20 @@ def test_a_page_before_the_ring_of_a_channel_without_log_counts_the_lost():
     assert one.lost == 100 - FITS - 10
     assert one.messages[0].offset == 100 - FITS
     assert page(world, None).lost == 0
+
+
+def test_a_page_between_the_logs_end_and_the_ring_counts_the_lost():
+    world = tight()
+    alice = world.party("alice")
+    world.broker.declare(alice, "a", Keep.ACKED)
+    alice.say("a", b"logged", wish=1)
+    world.commit()
+    for _ in range(100):
+        alice.say("a", b"." * 1_000)
+    assert [m.offset for m in page(world, 0).messages] == [0]
+    one = page(world, 1)
+    assert one.messages[0].offset == 101 - FITS
+    assert one.lost == 100 - FITS
 
 
 def test_last_stays_when_the_ring_has_let_everything_go():
