@@ -87,6 +87,8 @@ class Log(Protocol):
 
         Visible to ``get`` and ``rows`` at once, before the commit; if the commit is refused the change
         is kept and rides with the next one, since state rows say how things *are*. Keys ≤ 511 bytes.
+        A row put right after an append, without returning to the loop, is in the append's commit, not a later one
+        (unless very many bytes of rows were put since).
         """
 
     def uncommitted_bytes(self) -> int:

@@ -195,7 +195,8 @@ class DiskLog:
     def put(self, table: Table, key: bytes, value: bytes | None) -> Ticket:
         """Sets or deletes a state row."""
         assert 0 < len(key) <= KEY_BYTES_MAX, f"a key of {len(key)} bytes"
-        group = self._open_group()
+        self._schedule()
+        group = self._groups.open_for_rows(self._clock)
         group.put(table, key, value)
         self._overlay.put(table, key, value, group.ticket)
         return group.ticket
@@ -245,11 +246,14 @@ class DiskLog:
         )
 
     def _open_group(self) -> Group:
+        self._schedule()
+        return self._groups.open(self._clock)
+
+    def _schedule(self) -> None:
         if not self._scheduled:
             assert self._state in ("open", "failed"), f"written to while {self._state}"
             self._scheduled = True
             self._loop.call_soon(self._turn_ended)
-        return self._groups.open(self._clock)
 
     def _turn_ended(self) -> None:
         self._scheduled = False

@@ -14,7 +14,7 @@ from dragoman.routing.message import Message
 class Group:
     """The content of one commit to be."""
 
-    __slots__ = ("messages", "releases", "rows", "since_ms", "size_bytes", "ticket", "weight")
+    __slots__ = ("messages", "releases", "rows", "rows_bytes", "since_ms", "size_bytes", "ticket", "weight")
 
     def __init__(self, ticket: Ticket, since_ms: int) -> None:
         self.ticket = ticket
@@ -25,11 +25,14 @@ class Group:
         self.weight = 0
         """Weight of the messages alone: what the broker calls uncommitted."""
         self.size_bytes = 0
+        self.rows_bytes = 0
 
     def put(self, table: Table, key: bytes, value: bytes | None) -> None:
         """Sets a row; the last put of a key wins."""
         self.rows[table, key] = value
-        self.size_bytes += len(key) + 16 + (len(value) if value is not None else 0)
+        size = len(key) + 16 + (len(value) if value is not None else 0)
+        self.size_bytes += size
+        self.rows_bytes += size
 
 
 @final
@@ -49,11 +52,20 @@ class Groups:
         return len(self._waiting)
 
     def open(self, clock: Clock) -> Group:
-        """The group that takes what comes next."""
+        """The group that takes the next message."""
         if self._waiting:
             group = self._waiting[-1]
             if group.size_bytes < self._bytes_max and len(group.messages) < self._messages_max:
                 return group
+        return self._begin(clock)
+
+    def open_for_rows(self, clock: Clock) -> Group:
+        """The group that takes the next row: the newest, full or not, so that a row goes with the message before it."""
+        if self._waiting and self._waiting[-1].rows_bytes < self._bytes_max:
+            return self._waiting[-1]
+        return self._begin(clock)
+
+    def _begin(self, clock: Clock) -> Group:
         group = Group(Ticket(self.next_ticket), clock.monotonic_ms())
         self.next_ticket += 1
         self._waiting.append(group)

@@ -42,6 +42,7 @@ class DiskWorld:
             journal_bytes_max=6_000,
             span_bytes=1_000,
             hot_bytes=4_000,
+            group_messages_max=3,
             move_interval_ms=0,
             retry_ms=0,
             map_bytes=1 << 28,
@@ -153,7 +154,7 @@ class Played:
         self.said: list[tuple[int, Message]] = []
         self.publisher: Party | None = None
         self.seen: list[Message] = []
-        self.retained: list[tuple[int, bytes]] = []
+        self.keyed: list[tuple[str, Message]] = []
         self.finished: set[int] = set()
         self.started = False
 
@@ -189,6 +190,7 @@ async def play(world: DiskWorld, played: Played) -> None:
             answer = alice.say(name, payload, wish=wish, retain=retain, dedupe=("play", f"{name}{turn}{wish}"))
             if not isinstance(answer, Refusal) and answer:
                 played.said.append((answer, alice.said))
+                played.keyed.append((f"{name}{turn}{wish}", alice.said))
         if turn % 4 == 1 and taken:
             backlog.finish(taken[0].position)
             world.broker.backlogs.flush()
@@ -224,17 +226,29 @@ async def after(world: DiskWorld, played: Played) -> None:
                 assert (message.name, message.offset) in found, "seen by somebody, and un-said"
         unread = {m.payload for m in played.acknowledged() if m.name == "read/a"} - {m.payload for m in taken}
         assert len(unread) <= 3, "the durable reader had finished three"
+        # A key is known exactly as long as its message: nothing is said twice, nothing swallowed.
+        again = world.party("alice")
+        for key, message in played.keyed:
+            if message.name == "all":
+                before = world.metrics.duplicates
+                assert not isinstance(again.say("all", b"twice?", wish=1, dedupe=("play", key)), Refusal)
+                known = world.metrics.duplicates > before
+                assert known == (found.get(("all", message.offset)) == message.payload), key
+                assert not known or again.said.offset == message.offset
+        again.end()
     # Going on: nothing that was seen before comes again under the same place.
     seen = {(m.name, m.number, m.offset) for m in played.seen}
     alice, watcher = world.party("alice"), world.party()
     watcher.read("#")
     for name, wish in (("all", 1), ("read/a", 0), ("read/a", 1), ("memory", 0)):
         assert not isinstance(alice.say(name, b"after", wish=wish), Refusal)
-    await world.until(lambda: len(watcher.got) == 4)
+    await world.until(lambda: sum(m.payload == b"after" for m in watcher.got) == 4)
     assert not seen & {(m.name, m.number, m.offset) for m in watcher.got}
     for name in ("all", "read/a"):
         offset = next(m.offset for m in watcher.got if m.name == name)
-        assert all(m.offset < offset for m in everything.got if m.name == name and m.payload != b"after")
+        assert all(
+            m.offset < offset for m in everything.got if m.name == name and m.payload not in (b"after", b"twice?")
+        )
     for party in (everything, alice, watcher):
         party.end()
     await world.broker.stop()
