@@ -140,6 +140,7 @@ class Broker:
         self.say_goodbye()
         self.backlogs.flush()
         self.timers.stop()
+        self.channels.settle()
         await self.log.close()
 
     async def safe(self, ticket: Ticket) -> None:

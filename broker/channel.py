@@ -51,6 +51,7 @@ class Channel:
     ``next_offset``  of the next message taken in; ``visible`` the next to be shown
     ``declared``     what its owner asked it to keep; ``keep`` what it keeps now (a durable reader raises it)
     ``reserved``     offsets below this are promised in the log, so a restart goes on from there
+    ``unsure``       offsets right below this one, after a crash, may never have been used: gaps across it are uncounted
     ``slow_from``    from this offset on a message needs more than the ring: ``Commits.take`` looks at it
     ``pending``      the ticket of the newest message not yet visible; 0 = all are
     ``exact``        subscriptions to exactly this channel, by session
@@ -80,6 +81,7 @@ class Channel:
         "retained",
         "ring",
         "slow_from",
+        "unsure",
         "visible",
     )
 
@@ -92,6 +94,7 @@ class Channel:
         self.visible = next_offset
         self.reserved = UNPROMISED
         self.slow_from = NO_OFFSET
+        self.unsure = 0
         self.last_ms = 0
         self.declared = Keep.NONE
         self.keep = Keep.NONE
@@ -267,6 +270,10 @@ class Channel:
             return self.last.offset
         first, after = self.core.log.bounds(self.number)
         return after - 1 if first < after else self.visible
+
+    def count(self, offset: int, end: int) -> int:
+        """How many messages were said from ``offset`` up to ``end``; 0 = unknown."""
+        return 0 if offset < self.unsure <= end else end - offset
 
     def since(self, offset: int, limit: int) -> list[Message]:
         """At most ``limit`` messages in memory from ``offset`` on."""

@@ -124,6 +124,8 @@ class Channels:
             after = core.log.bounds(number)[1]
             channel = Channel(core, known.name, number, next_offset=max(known.reserved, after))
             channel.reserved = known.reserved
+            if after < known.reserved and not known.settled and known.declared != Keep.ALL:
+                channel.unsure = known.reserved
             channel.declared = Keep(known.declared)
             channel.creator = known.creator
             self._created_by[known.creator] = self._created_by.get(known.creator, 0) + 1
@@ -137,6 +139,13 @@ class Channels:
                 core.commits.set_retained(holder, decode_message(value))
                 holder.last = holder.retained
         return ticket
+
+    def settle(self) -> None:
+        """The mesh stops: gives back promised offsets that were not used. Nothing is taken in after this."""
+        for channel in self.by_name.values():
+            if channel.reserved > channel.next_offset and channel.declared is not Keep.ALL:
+                channel.reserved = channel.next_offset
+                self._core.commits.remember(channel, settled=True)
 
     def sweep(self) -> None:
         """Frees what nobody wants. Called every ``sweep_ms``.

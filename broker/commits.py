@@ -78,7 +78,7 @@ class Commits:
         ticket = self.remember(channel)
         return ticket if late else DONE
 
-    def remember(self, channel: Channel) -> Ticket:
+    def remember(self, channel: Channel, *, settled: bool = False) -> Ticket:
         """Writes the channel's row: from now on its creation survives a restart."""
         limits = self._core.retention.of(channel)
         row = ChannelRow(
@@ -89,6 +89,7 @@ class Commits:
             retention_ms=limits.ms,
             retention_bytes=limits.bytes,
             retention_messages=limits.messages,
+            settled=settled,
         )
         return self._core.log.put(Table.CHANNELS, channel_key(channel.number), encode_row(row))
 

@@ -180,7 +180,8 @@ class Pump:
     def _gap(self, feed: Feed, start: int) -> None:
         """Everything from the feed's place up to ``start`` is gone (or was never logged)."""
         assert feed.lag is not None
-        count = start - feed.lag
+        assert feed.channel is not None, "an ended feed is told nothing"
+        count = feed.channel.count(feed.lag, start)
         feed.lag = start
         self._core.metrics.gaps += 1
         self._core.metrics.lost += count
@@ -288,7 +289,7 @@ class Pump:
             self._core.log.read(channel.number, place, max_bytes, arrived)
             return
         if place < ring_first:
-            lost += ring_first - place
+            lost += channel.count(place, ring_first)
             place = ring_first
         messages = _within(channel.since(place, RING_CHUNK), max_bytes)
         following = messages[-1].offset + 1 if messages else max(place, channel.visible)

@@ -25,7 +25,8 @@ class Row(msgspec.Struct, array_like=True, omit_defaults=False):
 class ChannelRow(Row):
     """A channel whose creation survives a restart. ``reserved``: offsets below it may have been handed out.
 
-    Of one that keeps all, the offsets from there on are those in the log.
+    Of one that keeps all, the offsets from there on are those in the log. ``settled``: the mesh stopped in
+    good order and ``reserved`` is the next offset, so that no reader need be told of a gap that is none.
     """
 
     name: str = ""
@@ -35,6 +36,7 @@ class ChannelRow(Row):
     retention_ms: int | None = None
     retention_bytes: int | None = None
     retention_messages: int | None = None
+    settled: bool = False
 
 
 class MessageRow(Row):

@@ -522,6 +522,11 @@ class World:
         """The mesh started again on what was committed."""
         return World(self.settings, gate=self.gate_settings, log=self.log.crash(), clock=self.clock)
 
+    def stopped(self) -> World:
+        """The mesh stopped in good order and started again."""
+        asyncio.run(self.broker.stop())
+        return self.after_crash()
+
     def party(self, agent: str = "", principal: Principal = ALICE, credit: int = 1_000_000) -> Party:
         return Party(self, agent, principal, credit)
 

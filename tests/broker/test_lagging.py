@@ -376,6 +376,53 @@ def test_last_after_a_restart_is_the_newest_the_log_has():
     assert reader.payloads == [b"2"]
 
 
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_place_from_before_a_restart_is_told_what_was_lost_and_no_more(crash: bool):
+    world = World()
+    alice = world.party("alice")
+    world.broker.declare(alice, "a", Keep.ACKED)
+    for payload in words(3):
+        alice.say("a", payload, wish=1)
+    for payload in words(2):
+        alice.say("a", payload)
+    world.commit()
+    place = (world.channel("a").number, 1)
+    alice.end()
+    world = world.after_crash() if crash else world.stopped()
+    alice, reader = world.party("alice"), world.party()
+    reader.read("a", start=place)
+    alice.say("a", b"new", wish=1)
+    world.commit()
+    assert reader.payloads == [b"1", b"2", b"new"]
+    # After a crash nobody knows how many there were in memory; the notice says so.
+    assert reader.lost_counts == ([0] if crash else [2])
+    assert (world.metrics.gaps, world.metrics.lost) == (1, 0 if crash else 2)
+
+
+def test_a_stop_in_good_order_skips_no_offset_and_makes_no_gap():
+    world = World()
+    alice = world.party("alice")
+    world.broker.declare(alice, "a", Keep.ACKED)
+    alice.say("a", b"0", wish=1)
+    world.commit()
+    place = (world.channel("a").number, 1)
+    alice.end()
+    world = world.stopped()
+    alice, reader = world.party("alice"), world.party()
+    reader.read("a", start=place)
+    alice.say("a", b"1")
+    world.commit()
+    assert reader.offsets == [1]
+    assert reader.lost_counts == []
+    # And a crash after that is on its guard again.
+    after = world.after_crash()
+    watcher = after.party()
+    watcher.read("a")
+    after.party("alice").say("a", b"2", wish=1)
+    after.commit()
+    assert watcher.offsets[0] > 1
+
+
 # -- several subscriptions of one session -----------------------------------------------------------
 
 
