@@ -2,7 +2,7 @@
 
 ``{root}`` is a setting, ``mesh`` by default; agents, skills and ids are one percent-encoded level each.
 
-    publish    {root}/call/{agent}/{skill}          call; the answer goes to the response topic, with the correlation
+    publish    {root}/call/{agent}/{skill}          call; the answer goes to the response topic, with its correlation
                {root}/call/{agent}/{skill}/{ref}    call; the answer comes to {root}/me/reply/{ref}, its parts to
                                                     {root}/me/reply/{ref}/{n}. The agent - is whoever serves the skill
                                                     best (an agent of that very name is spelt %2D)
@@ -162,8 +162,8 @@ class Verbs:
             if len(ref) > REFERENCE_CHARS_MAX or not ref:
                 return Refusal(Reason.NAME_INVALID, f"a call's reference has 1 to {REFERENCE_CHARS_MAX} characters")
             reply, correlation = f"{self._me}reply/{ref}", None
-        elif envelope is None or envelope.reply_to is None or envelope.correlation is None:
-            detail = f"a call needs a response topic and correlation data, or a reference: {message.name}/{{ref}}"
+        elif envelope is None or envelope.reply_to is None:
+            detail = f"a call needs a response topic, or a reference: {message.name}/{{ref}}"
             return Refusal(Reason.ARGUMENTS_INVALID, detail)
         else:
             correlation = envelope.correlation

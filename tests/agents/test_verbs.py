@@ -171,7 +171,7 @@ def test_an_error_by_header_and_a_deadline() -> None:
 def test_without_response_topic_or_reference_there_is_no_call() -> None:
     world = VerbWorld()
     server, caller = device(world), world.arrive("planner")
-    for envelope in (None, Envelope(reply_to="a"), Envelope(correlation=b"1")):
+    for envelope in (None, Envelope(correlation=b"1")):
         assert reason(world.say(caller, "mesh/call/device/heat", b"", envelope)) is Reason.ARGUMENTS_INVALID
     assert server.got == []
 
