@@ -186,14 +186,15 @@ class Channel:
         """Computes who is fed and what is kept, from the filters and rules in force now.
 
         Feeds that go on keep their place. Read permission is applied here, once, so that a wildcard
-        never shows what its reader may not read. More than ``FANOUT_MAX`` feeds: the rest are fed
-        through the pump, which shares the loop.
+        never shows what its reader may not read, and rights that are lost end what was allowed before.
+        More than ``FANOUT_MAX`` feeds: the rest are fed through the pump, which shares the loop.
         """
         core = self.core
         wanted: dict[Session, list[Subscription]] = {}
         if self.exact:
             for session, subscriptions in self.exact.items():
-                wanted[session] = subscriptions.copy()
+                if core.may_read(session, self.name):
+                    wanted[session] = subscriptions.copy()
         for subscription in core.filters.match(self.name):
             if core.may_read(subscription.session, self.name):
                 wanted.setdefault(subscription.session, []).append(subscription)

@@ -215,10 +215,17 @@ def test_values_and_messages_of_channels_one_may_not_read_are_not_given():
     alice.say("open", b"y")
     assert sorted(values(bob)) == ["open"]
     assert [m.name for m in bob.got] == ["open"]
-    # Rules that are taken back hold for subscriptions that were there before.
+    # Changed rules hold for subscriptions that were there before.
     world.gate.replace(GateSettings())
     world.broker.core.changed()
     alice.say("secret/a", b"z")
+    assert bob.payloads[-1] == b"z"
+    carol = world.party("carol", BOB)
+    carol.read("secret/a")
+    world.gate.replace(GateSettings(rules=(deny,)))
+    world.broker.core.changed()
+    alice.say("secret/a", b"not for them")
+    assert carol.got == []
     assert bob.payloads[-1] == b"z"
 
 
