@@ -8,9 +8,7 @@ from mesh_fakes import BOB, Party, World
 from dragoman.broker.channel import Keep
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.log.contract import DONE, Table
-from dragoman.broker.log.weight import weight
 from dragoman.broker.settings import BrokerSettings
-from dragoman.routing.message import Message
 from dragoman.routing.refusals import Reason, Refusal
 
 
@@ -245,4 +243,3 @@ def test_a_retained_value_keeps_its_channel():
     alice.say("b", b"x")
     world.advance(10_000, 1_000)
     assert sorted(world.broker.channels.by_name) == ["a"]
-    assert weight(Message("a", b"x")) > 1
