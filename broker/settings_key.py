@@ -35,7 +35,7 @@ class About:
     ``low``/``high``  the bounds, included; None = no bound
     ``choices``  every text allowed; () = any
     ``check``    answers a sentence about what is wrong with a value, or None; it sees values of the right type only
-    ``secret``   never shown by the administration or in an error
+    ``secret``   never shown by the administration, in an error or in a repr
     ``example``  for a field that has no default
     """
 
@@ -64,7 +64,7 @@ def key(
 ) -> T:
     """A dataclass field with a default and what ``About`` says of it."""
     about = About(unit, why, peers, low, high, choices, check, secret)
-    return field(default=default, metadata={ABOUT: about})
+    return field(default=default, metadata={ABOUT: about}, repr=not secret)
 
 
 def required(
@@ -78,5 +78,5 @@ def required(
 ) -> T:
     """A field that must be given: only within arrays of tables, since zero configuration has to work."""
     about = About(unit=unit, why=why, choices=choices, check=check, secret=secret, example=example)
-    declared: T = field(metadata={ABOUT: about})
+    declared: T = field(metadata={ABOUT: about}, repr=not secret)
     return declared

@@ -6,7 +6,7 @@ wrong is one sentence on standard error that says what to do; nothing heavy is i
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import json
 import logging
 import os
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 import typer
 
 from dragoman import __version__
+from dragoman.terminal import print_agents, printable, say, silence, write, write_json
 
 if TYPE_CHECKING:
     from dragoman.config import Config, Flag
@@ -68,11 +69,16 @@ def main() -> NoReturn:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # `dragoman sub '#' | head`: the reader has had enough, which is no mistake. Python would complain at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         sys.exit(0)
     except Exception as error:
-        logging.getLogger("dragoman").debug("a fault of ours", exc_info=True)
-        _complain(f"a fault of ours ({type(error).__name__}: {error}); `dragoman -v …` shows where, please report it")
+        logger = logging.getLogger("dragoman")
+        if os.environ.get("DRAGOMAN_DEBUG") or logger.isEnabledFor(logging.INFO):
+            logger.exception("a fault of ours")
+        _complain(
+            f"this is a bug in dragoman {__version__} ({f'{type(error).__name__}: {error}'.rstrip(': ')}); "
+            "please report it with what the same command says under DRAGOMAN_DEBUG=1"
+        )
         sys.exit(1)
     raise AssertionError("typer exits")
 
@@ -118,9 +124,11 @@ def serve(
         raise Failure(_KAFKA, USAGE)
     given = (("listen.mqtt", mqtt, "--mqtt"), ("listen.http", http, "--http"), ("data", data, "--data"))
     settings = _load(config, tuple(Flag(key, value, name) for key, value, name in given if value is not None))
+    # A start makes many objects and no garbage: looking for some took a fifth of its time. `running` looks again.
+    gc.disable()
     from dragoman.running import run
 
-    raise typer.Exit(_here(lambda: run(settings, ready_file, typer.echo)))
+    raise typer.Exit(_here(lambda: run(settings, ready_file, say)))
 
 
 @app.command(rich_help_panel="A mesh")
@@ -143,7 +151,7 @@ def check(
         raise Failure("name a file: dragoman check dragoman.toml", USAGE)
     settings = _load(config, ())
     changed = [setting for setting in in_force(settings) if setting.origin != DEFAULT]
-    typer.echo(f"{config} is fine; it sets {len(changed)} of {len(settings.origins)} keys")
+    typer.echo(printable(f"{config} is fine; it sets {len(changed)} of {len(settings.origins)} keys"))
     for setting in changed:
         typer.echo(f"  {setting.key} = {json.dumps(setting.value, ensure_ascii=False)}")
     for sentence in advice(settings):
@@ -194,11 +202,20 @@ def version() -> None:
 
 @app.command(rich_help_panel="Users")
 def password() -> None:
-    """Ask for a password and print its hash, for `password` of a [[login.users]] in the configuration."""
+    """Ask for a password and print its hash, for `password` of a [[login.users]] in the configuration.
+
+    Where standard input is no terminal, its first line is the password.
+    """
     from dragoman.mesh import hash_password
 
-    word = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    typer.echo(hash_password(word.encode()))
+    if sys.stdin.isatty():
+        word = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode()
+    else:
+        word = sys.stdin.buffer.readline(1 << 16).removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        typer.echo(hash_password(word))
+    except ValueError as error:
+        raise Failure(f"{error}; nothing was hashed", USAGE) from None
 
 
 @app.command(rich_help_panel="Users")
@@ -228,8 +245,6 @@ def pub(
     token: Token = None,
 ) -> None:
     """Say something in a channel."""
-    from dragoman.terminal import printable
-
     content = _stdin() if payload == "-" else os.fsencode(payload)
     said = _run(_with(url, token, lambda mesh: mesh.publish(name, content, retain=retain, content_type=content_type)))
     if said:
@@ -273,9 +288,9 @@ def call(
     if done["state"] != "done":
         raise Failure(problem_text(done.get("problem") or {"title": f"the call ended {done['state']}"}))
     if "result" in done:
-        typer.echo(json.dumps(done["result"], ensure_ascii=False, indent=2))
+        write_json(done["result"])
     else:
-        _write(payload_of(done) or b"")
+        write(payload_of(done) or b"")
 
 
 @app.command(rich_help_panel="Talk to a mesh")
@@ -293,10 +308,8 @@ def agents(
     wanted = {name: value for name, value in query.items() if value is not None}
     found = _run(_with(url, token, lambda mesh: mesh.agents(wanted)))
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        write_json(found)
         return
-    from dragoman.terminal import print_agents
-
     if not found:
         typer.echo("nobody is here" if not wanted else "nobody here fits")
         return
@@ -305,7 +318,6 @@ def agents(
 
 async def _listen(mesh: Remote, filters: list[str], *, count: int, retained: bool, as_json: bool) -> None:
     from dragoman.remote import payload_of, problem_text
-    from dragoman.terminal import printable
 
     seen = 0
     async for event in mesh.stream(filters, retained=retained):
@@ -313,11 +325,11 @@ async def _listen(mesh: Remote, filters: list[str], *, count: int, retained: boo
         match event.kind:
             case "message":
                 if as_json:
-                    _write(event.data.encode() + b"\n")
+                    write(event.data.encode() + b"\n")
                 else:
                     payload = payload_of(document)
                     content = b"(tombstone)" if payload is None else payload
-                    _write(printable(document["channel"]).encode() + b" " + content + b"\n")
+                    write(printable(document["channel"]).encode() + b" " + content + b"\n")
                 seen += 1
                 if seen == count:
                     return
@@ -340,7 +352,7 @@ def _load(file: Path | None, flags: tuple[Flag, ...]) -> Config:
         return load(file, flags)
     except ConfigError as error:
         for fault in error.faults:
-            typer.echo(str(fault), err=True)
+            typer.echo(printable(str(fault)), err=True)
         number = len(error.faults)
         what = "one thing is" if number == 1 else f"{number} things are"
         raise Failure(f"{what} wrong in the configuration; nothing was started", USAGE) from None
@@ -367,6 +379,8 @@ async def _with(url: str, token: str | None, work: Any) -> Any:
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    import asyncio
+
     return asyncio.run(work)
 
 
@@ -377,13 +391,8 @@ def _stdin() -> bytes:
     return content
 
 
-def _write(content: bytes) -> None:
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
-
-
 def _complain(text: str) -> None:
-    typer.echo(f"dragoman: {text}", err=True)
+    typer.echo(printable(f"dragoman: {text}"), err=True)
 
 
 def _log(verbose: int) -> None:

@@ -109,7 +109,9 @@ def load(file: Path | None = None, flags: tuple[Flag, ...] = ()) -> Config:
         known = places(text, str(file))
         try:
             document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except RecursionError:
+            raise ConfigError([Fault(str(file), "", "this is not TOML: nested too deeply")]) from None
+        except ValueError as error:  # TOMLDecodeError is one; Python's bound on the digits of a number is not
             raise ConfigError([Fault(str(file), "", f"this is not TOML: {error}")]) from None
     for flag in flags:
         _set(document, flag.key, flag.value)
@@ -137,7 +139,7 @@ def _text(file: Path) -> str:
             raise ConfigError(
                 [Fault(str(file), "", f"larger than {FILE_BYTES_MAX >> 20} MiB: surely not a configuration")]
             )
-        return content.decode()
+        return content.decode("utf-8-sig")  # some editors begin every file with a byte order mark
     except OSError as error:
         raise ConfigError([Fault(str(file), "", f"cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError as error:

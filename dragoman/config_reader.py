@@ -31,7 +31,11 @@ _HEADER: Final = re.compile(r"\s*\[(\[?)\s*([^\[\]]+?)\s*\]")
 _KEY: Final = re.compile(
     r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
 )
+_FENCE: Final = re.compile(r'"""|\'\'\'')
 _SHOWN_MAX: Final = 60
+
+INTEGER_MAX: Final = (1 << 63) - 1
+"""TOML's own bound."""
 
 
 class Fault(NamedTuple):
@@ -107,8 +111,14 @@ def places(text: str, file: str) -> dict[str, str]:
     found: dict[str, str] = {}
     rows: dict[str, int] = {}
     prefix = ""
+    fence = ""
     for number, line in enumerate(text.splitlines(), start=1):
         place = f"{file}:{number}"
+        within = fence
+        for mark in _FENCE.findall(line):
+            fence = "" if mark == fence else fence or mark
+        if within:
+            continue  # the inside of a text of several lines may look like anything
         header = _HEADER.match(line)
         if header is not None:
             name = _dotted(header.group(2))
@@ -187,11 +197,8 @@ class Reader:
             made = self.made[path.removesuffix(".")] = kind(**values)
         except ValueError as error:
             self.fault(path.removesuffix("."), str(error))
-        except AssertionError as error:
-            self.fault(path.removesuffix("."), f"these values do not fit together ({error})")
-        else:
-            return made
-        return None
+            return None
+        return made
 
     def _value(self, entry: Entry, value: object, key: str, values: dict[str, object]) -> None:
         rows = row_kind(entry.hint)
@@ -243,8 +250,12 @@ def _converted(hint: Any, about: About, value: object) -> object:
     if get_origin(hint) is tuple:
         return _many(get_args(hint)[0], about, value)
     expected = _expected(hint, about)
+    if isinstance(value, int) and not -INTEGER_MAX <= value <= INTEGER_MAX:
+        raise _WrongError(expected)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if isinstance(value, str) and "\0" in value:
+        raise _WrongError(f"{expected} without NUL characters")
     if hint is Path and isinstance(value, str):
         return Path(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
@@ -260,7 +271,7 @@ def _many(inner: Any, about: About, value: object) -> tuple[object, ...]:
     if not isinstance(value, list):
         raise _WrongError(f"an array of {_NOUNS[inner]}s in [ ]")
     for item in value:
-        if not isinstance(item, inner) or isinstance(item, bool):
+        if not isinstance(item, inner) or isinstance(item, bool) or (isinstance(item, str) and "\0" in item):
             seen = "something else" if about.secret else _shown(item)
             raise _WrongError(f"must be an array of {_NOUNS[inner]}s; {seen} in it is none", whole=True)
     return tuple(value)

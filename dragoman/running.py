@@ -35,9 +35,16 @@ Say = Callable[[str], None]
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 """Python's are 700, 10, 10: a busy broker makes that many objects in a millisecond, nearly none of them in cycles."""
 
+PRIVATE: Final = 0o077
+"""The mask of whatever files we make: messages are for the mesh's user only."""
+
+ECHO_S: Final = 0.5
+"""How long a second signal may be an echo of the first."""
+
 
 def run(config: Config, ready_file: Path | None, say: Say) -> int:
     """Runs a mesh until a signal ends it; the exit code. Raises CannotStartError."""
+    os.umask(PRIVATE)
     _raise_file_limit()
     _remove(ready_file)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -54,7 +61,7 @@ async def _serve(config: Config, ready_file: Path | None, say: Say) -> int:
     try:
         if ready_file is not None:
             _write_whole(ready_file, json.dumps({"pid": os.getpid(), **mesh.addresses}))
-        for line in _opening(config, mesh.addresses, _messages(mesh.broker.log), took_ms):
+        for line in _opening(config, mesh.addresses, mesh.broker.log, took_ms):
             say(line)
         _settle_garbage_collector()
         code = await ended.wait()
@@ -62,19 +69,30 @@ async def _serve(config: Config, ready_file: Path | None, say: Say) -> int:
     finally:
         _remove(ready_file)
         await mesh.stop(config.grace_s)
+        ended.over()
     say("stopped")
     return code
 
 
 class _Signals:
-    """The first SIGINT or SIGTERM asks for a graceful end; the second ends the process at once."""
+    """The first SIGINT or SIGTERM asks for a graceful end; a second ends the process at once.
+
+    Ctrl-C reaches a whole process group, and a parent such as ``timeout`` or ``uv run`` passes it on as well: so
+    what comes within ``ECHO_S`` of the first is the same wish.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, say: Say) -> None:
         self._came = asyncio.Event()
         self._say = say
         self._code = 0
+        self._first_s = 0.0
+        self._over = False
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on, number)
+
+    def over(self) -> None:
+        """Everything is stopped: there is nothing left to hurry."""
+        self._over = True
 
     async def wait(self) -> int:
         """Waits for the first; the exit code it means."""
@@ -82,15 +100,19 @@ class _Signals:
         return self._code
 
     def _on(self, number: signal.Signals) -> None:
+        now_s = time.monotonic()
+        if self._over or (self._came.is_set() and now_s - self._first_s < ECHO_S):
+            return
         if self._came.is_set():
             self._say("stopped at once; what was acknowledged is in the log")
             os._exit(128 + number)
         # SIGTERM is how a supervisor says "well done"; SIGINT tells a shell script that its user wants it to end too.
         self._code = 0 if number == signal.SIGTERM else 128 + number
+        self._first_s = now_s
         self._came.set()
 
 
-def _opening(config: Config, addresses: dict[str, str], messages: int, took_ms: int) -> list[str]:
+def _opening(config: Config, addresses: dict[str, str], log: Log, took_ms: int) -> list[str]:
     lines: list[str] = []
     for name in ("mqtt", "mqtts"):
         if name in addresses:
@@ -103,15 +125,26 @@ def _opening(config: Config, addresses: dict[str, str], messages: int, took_ms: 
     if not addresses:
         lines.append("  no listener is on: nobody can connect")
     if config.durable:
-        recovered = f"{messages:,} {'message' if messages == 1 else 'messages'} recovered, started in {took_ms} ms"
-        lines.append(f"  {'data':<6} {config.data}: {recovered}")
+        lines.append(f"  {'data':<6} {config.data}: {_found(log)}; started in {took_ms} ms")
     lines.extend(f"  note   {sentence}" for sentence in advice(config))
     lines.append("  stop with Ctrl-C or SIGTERM; a second one stops at once")
     return lines
 
 
-def _messages(log: Log) -> int:
-    return sum(after - first for first, after in map(log.bounds, log.channels()))
+def _found(log: Log) -> str:
+    """What the log held when it was opened. It counts channels and bytes, not messages: offsets may have holes."""
+    numbers = log.statistics()
+    channels = sum(1 for _ in log.channels())
+    if not channels and not numbers["replayed_commits"]:
+        return "no messages yet"
+    return (
+        f"messages in {_count(channels, 'channel')}, {numbers['used_bytes'] / (1 << 20):,.1f} MiB, "
+        f"{_count(numbers['replayed_commits'], 'commit')} replayed from the journal"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -150,6 +183,7 @@ def _settle_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    gc.enable()
 
 
 # -- the data of a mesh that does not run ------------------------------------------------------------
@@ -175,6 +209,7 @@ def _offline(folder: Path, work: Callable[[LogSettings], Done]) -> Done:
         raise CannotStartError(f"{folder} is no directory; name the data directory of a mesh, such as ./dragoman-data")
     if not any(folder.iterdir()):
         raise CannotStartError(f"{folder} is empty; name the data directory of a mesh, such as ./dragoman-data")
+    os.umask(PRIVATE)
     try:
         return work(Config(data=str(folder)).log)
     except LogError as error:

@@ -86,7 +86,11 @@ class ScryptHash(NamedTuple):
 
 
 def hash_password(password: bytes) -> str:
-    """``scrypt$n$r$p$salt$hash`` with a fresh salt, both in base64."""
+    """``scrypt$n$r$p$salt$hash`` with a fresh salt, both in base64. Raises ValueError for what could not be used."""
+    if not password:
+        raise ValueError("an empty password protects nothing")
+    if len(password) > PASSWORD_BYTES_MAX:
+        raise ValueError(f"a password has at most {PASSWORD_BYTES_MAX} bytes, this one {len(password)}")
     salt = secrets.token_bytes(_SALT_BYTES)
     value = hashlib.scrypt(password, salt=salt, n=_N, r=_R, p=_P, maxmem=_MEMORY_MAX, dklen=_HASH_BYTES)
     return f"scrypt${_N}${_R}${_P}${base64.b64encode(salt).decode()}${base64.b64encode(value).decode()}"

@@ -59,6 +59,17 @@ class ListenSettings:
     http: str = key("127.0.0.1:8080", why="HTTP, MCP and the administration; only this machine", check=_address_problem)
     https: str = key("off", why="the same over TLS, usually port 8443; needs [tls]", check=_address_problem)
 
+    def __post_init__(self) -> None:
+        """Two cannot have one port; found here, the sentence can name both."""
+        taken: dict[str, str] = {}
+        for name in ("mqtt", "mqtts", "http", "https"):
+            text: str = getattr(self, name)
+            if text == OFF or text.endswith(":0"):
+                continue
+            if text in taken:
+                raise ValueError(f"{taken[text]} and {name} are both {text}; give each a port of its own")
+            taken[text] = name
+
     @property
     def tls(self) -> bool:
         """Whether any listener speaks TLS."""
@@ -139,4 +150,4 @@ class LimitSettings:
     connect_deadline_s: float = key(
         10.0, unit="s", low=1, why="from the connection to a complete login", peers="EMQX 15 s, mosquitto 30 s"
     )
-    backlog: int = key(1_024, unit="connections", low=1, why="not yet accepted; the system may cap it")
+    backlog: int = key(1_024, unit="connections", low=1, high=65_535, why="not yet accepted; the system may cap it")

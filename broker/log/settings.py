@@ -64,6 +64,10 @@ class LogSettings:
         1_000, unit="ms", low=1, why="pause after a refused commit or a failed background write before the next try"
     )
     map_bytes: int = key(
-        1 << 40, unit="bytes", low=64 * _MIB, why="LMDB's address space: sparse, costs nothing, never resized"
+        1 << 40,
+        unit="bytes",
+        low=64 * _MIB,
+        high=1 << 46,
+        why="LMDB's address space: sparse, costs nothing, never resized",
     )
     threads: bool = True

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from dragoman import __version__, cli
 from dragoman.adapters.serving.credentials import parse_password, token_digest
 from dragoman.config_text import full_text
-from dragoman.terminal import print_agents, printable
+from dragoman.terminal import print_agents, printable, write
 
 
 class Said:
@@ -43,6 +46,16 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
 def test_version_is_one_line(run) -> None:
     said = run("version")
     assert (said.code, said.out) == (0, f"dragoman {__version__}\n")
+
+
+def test_version_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['dragoman', 'version']; import dragoman.cli, atexit\n"
+        "heavy = {'aiohttp', 'uvloop', 'lmdb', 'mcp', 'msgspec', 'asyncio'}\n"
+        "atexit.register(lambda: print(sorted(heavy & set(sys.modules)))); dragoman.cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"dragoman {__version__}\n[]\n"
 
 
 def test_help_names_every_command_in_a_sentence(run) -> None:
@@ -107,6 +120,43 @@ def test_a_token_and_its_digest_belong_together(run) -> None:
     assert json.loads(run("token").out) != made
 
 
+class Typed(io.TextIOWrapper):
+    """Standard input with something in it."""
+
+    def __init__(self, content: bytes, *, terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(content), "utf-8")
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"hunter2\nmore", b"hunter2"),
+        (b"hunter2\r\n", b"hunter2"),
+        (b"\xff\xfe", b"\xff\xfe"),
+        (b"x" * 1024 + b"\n", b"x" * 1024),
+    ],
+)
+def test_a_password_may_come_through_a_pipe(run, monkeypatch: pytest.MonkeyPatch, content: bytes, word: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", Typed(content))
+    parsed = parse_password(run("password").out.strip())
+    assert parsed is not None
+    assert parsed.fits(word)
+
+
+@pytest.mark.parametrize(("content", "part"), [(b"\n", "an empty password"), (b"x" * 1025, "at most 1024 bytes")])
+def test_a_password_that_could_not_be_used_is_not_hashed(
+    run, monkeypatch: pytest.MonkeyPatch, content: bytes, part: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Typed(content))
+    said = run("password")
+    assert (said.code, said.out) == (2, "")
+    assert part in said.err
+
+
 def test_a_password_is_asked_for_without_echo_and_hashed(run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
@@ -117,6 +167,7 @@ def test_a_password_is_asked_for_without_echo_and_hashed(run, monkeypatch: pytes
     monkeypatch.setattr("click.termui.hidden_prompt_func", hidden, raising=False)
     monkeypatch.setattr("getpass.getpass", hidden)
     monkeypatch.setattr(cli.typer, "prompt", lambda text, **how: hidden(text) if how["hide_input"] else "shown")
+    monkeypatch.setattr(sys, "stdin", Typed(b"", terminal=True))
     said = run("password")
     parsed = parse_password(said.out.strip())
     assert parsed is not None
@@ -168,7 +219,25 @@ def test_a_fault_of_ours_is_a_sentence_too(run, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("dragoman.config.load", broken)
     said = run("check", "x.toml")
     assert said.code == 1
-    assert said.err.startswith("dragoman: a fault of ours (KeyError: 'x')")
+    assert said.err.startswith(f"dragoman: this is a bug in dragoman {__version__} (KeyError: 'x'); please report it")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("way", ["flag", "environment"])
+def test_who_asks_sees_where_a_fault_of_ours_is(
+    run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("dragoman.config.load", broken)
+    monkeypatch.setattr(logging.getLogger("dragoman"), "level", logging.getLogger("dragoman").level)
+    if way == "environment":
+        monkeypatch.setenv("DRAGOMAN_DEBUG", "1")
+    run(*(["-v"] if way == "flag" else []), "check", "x.toml")
+    (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+    assert record.exc_info is not None
+    assert record.exc_info[0] is KeyError
 
 
 def test_an_interrupt_exits_130(run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +246,32 @@ def test_an_interrupt_exits_130(run, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("dragoman.config.load", interrupted)
     assert run("check", "x.toml").code == 130
+
+
+class Terminal(io.TextIOWrapper):
+    """Standard output that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_payload_cannot_command_the_terminal_but_passes_a_pipe_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "a\x1b[2J\tb\n\u202eé".encode() + b"\xff"
+    for kind, shown in ((Terminal, "a�[2J\tb\n�é�".encode()), (io.TextIOWrapper, content)):
+        raw = io.BytesIO()
+        out = kind(raw, "utf-8")
+        monkeypatch.setattr(sys, "stdout", out)
+        write(content)
+        assert raw.getvalue() == shown
+
+
+def test_a_wrong_key_cannot_command_the_terminal(run, tmp_path: Path) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text('"\\u001b[2Jx" = 3\ndata = "\\u0000\\u001b[2J"')
+    said = run("check", str(file))
+    assert said.code == 2
+    assert "\x1b" not in said.err
+    assert "�[2Jx: there is no such key" in said.err
 
 
 def test_what_a_peer_chose_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

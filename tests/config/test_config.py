@@ -105,6 +105,19 @@ web = 3
         ("[listen]\nmqtts = '127.0.0.1:8883'", "listen: mqtts and https need tls.certificate"),
         ("[login]\nlogn = 1\n[listen]\nhttps = '127.0.0.1:1'", "listen: mqtts and https need tls.certificate"),
         ("x = [", "this is not TOML"),
+        ("x = " + "[" * 5_000, "this is not TOML: nested too deeply"),
+        ("[gate]\nburst = " + "9" * 5_000, "this is not TOML: Exceeds the limit"),
+        ("[gate]\nburst = 9223372036854775808", "gate.burst: must be a whole number (messages), 1 or more"),
+        ("grace_s = 1" + "0" * 400, "grace_s: must be a number (s), 0 or more"),
+        ('data = "a\\u0000b"', "data: must be a text in quotes without NUL characters"),
+        ("[http.web]\nhosts = ['a', \"\\u0000\"]", "http.web.hosts: must be an array of texts"),
+        ("[limits]\nbacklog = 70000", "limits.backlog: must be a whole number (connections) from 1 to 65535"),
+        ("[mcp]\nrequests_max = 1", "mcp: requests_per_principal_max is 256, more than requests_max, 1"),
+        ("[groups]\nlease_max_ms = 1", "groups: lease_ms is 30000, more than lease_max_ms, 1"),
+        (
+            "[listen]\nmqtt = '127.0.0.1:1'\nhttp = '127.0.0.1:1'",
+            "listen: mqtt and http are both 127.0.0.1:1; give each a port of its own",
+        ),
         ("x = 1\nx = 2", "this is not TOML"),
         ("[nonsense]", "there is no such key; known here: data, grace_s, listen"),
     ],
@@ -203,7 +216,7 @@ messages_per_s = 5
 def test_secrets_are_shown_as_stars_and_everything_as_json() -> None:
     config = Config(login=LoginSettings(users=(UserSettings("ann", HASH, (DIGEST,)), UserSettings("bob", HASH))))
     settings = list(in_force(config))
-    text = json.dumps({setting.key: setting.value for setting in settings})
+    text = json.dumps({setting.key: setting.value for setting in settings}) + repr(config)
     assert "scrypt$" not in text
     assert "sha256$" not in text
     users = next(setting.value for setting in settings if setting.key == "login.users")
@@ -224,6 +237,24 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
         large.truncate((16 << 20) + 1)
     with pytest.raises(ConfigError, match="larger than 16 MiB"):
         load(tmp_path / "large.toml")
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_bytes(b"\xef\xbb\xbfgrace_s = 3\n")
+    config = load(tmp_path / "mesh.toml")
+    assert config.grace_s == 3
+    assert config.origins["grace_s"] == f"{tmp_path / 'mesh.toml'}:1"
+
+
+def test_any_free_port_may_be_asked_for_twice(tmp_path: Path) -> None:
+    assert read(tmp_path, "[listen]\nmqtt = '127.0.0.1:0'\nhttp = '127.0.0.1:0'").listen.mqtt == "127.0.0.1:0"
+
+
+def test_what_is_only_partly_a_configuration_starts_nothing_by_halves(tmp_path: Path) -> None:
+    """One wrong key among good ones gives no configuration at all, and the good ones are not blamed."""
+    text = "grace_s = 3\n[gate]\nburst = 5\n[login]\nanonymous = 'maybe'\n"
+    (fault,) = faults(tmp_path, text)
+    assert fault.startswith("5: login.anonymous:")
 
 
 USERS = LoginSettings(users=(UserSettings("ann", HASH, admin=True),))

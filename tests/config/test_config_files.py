@@ -169,6 +169,11 @@ def test_places_follow_headers_dots_and_quotes() -> None:
     }
 
 
+def test_what_looks_like_keys_within_a_text_of_several_lines_is_none() -> None:
+    text = "a = \"\"\"\n[b]\nc = 1\n\"\"\"\nd = '''x'''\ne = '''\n\"\"\"\nf = 1'''\ng = 1\n"
+    assert places(text, "f") == {"a": "f:1", "d": "f:5", "e": "f:6", "g": "f:9"}
+
+
 def test_values_are_written_as_toml() -> None:
     values = [None, True, 9_999, 10_000, 0.5, 1e20, 'a"b\\é', Path("/x"), (), ("a", "b"), (1, 2)]
     for value in values:
