@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, cast, final
 
 from aiohttp import web
 
@@ -106,8 +106,8 @@ class _Connection(web.RequestHandler):
             self._admitted = True
             return
         self._wire.turned_away += 1
-        assert isinstance(transport, asyncio.Transport), "a stream's transport can be cut"
-        transport.abort()
+        # uvloop's transports are no instances of asyncio's classes.
+        cast(asyncio.Transport, transport).abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Counts it out."""
