@@ -64,7 +64,11 @@ class McpSettings:
 
     def __post_init__(self) -> None:
         """Relations between limits that would otherwise only show under load."""
-        assert self.cursor_lease_s <= self.cursor_lease_max_s, self.cursor_lease_s
-        assert self.requests_per_principal_max <= self.requests_max, self.requests_max
-        assert self.listens_per_principal_max <= self.listens_max, self.listens_max
-        assert self.cursors_per_principal_max <= self.cursors_max, self.cursors_max
+        for each, all_ in (
+            ("cursor_lease_s", "cursor_lease_max_s"),
+            ("requests_per_principal_max", "requests_max"),
+            ("listens_per_principal_max", "listens_max"),
+            ("cursors_per_principal_max", "cursors_max"),
+        ):
+            if getattr(self, each) > getattr(self, all_):
+                raise ValueError(f"{each} is {getattr(self, each)}, more than {all_}, {getattr(self, all_)}")
