@@ -27,7 +27,7 @@ from dragoman.config import Config, in_force
 from dragoman.embedded import Answering, EmbeddedSession, Reading, Serve, Serving
 from dragoman.routing.cards import Skill
 from dragoman.routing.message import Envelope, Message
-from dragoman.routing.refusals import Refusal, RefusedError
+from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
     import socket
@@ -240,7 +240,10 @@ class Mesh:
         async def copy(target: str) -> None:
             from dragoman.broker.log.upkeep import backup
 
-            await backup(log, Path(target))
+            try:
+                await backup(log, Path(target))
+            except LogError as error:
+                raise RefusedError(Refusal(Reason.CONFLICT, str(error))) from None
 
         return copy
 

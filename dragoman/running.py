@@ -151,10 +151,14 @@ def _write_whole(path: Path, text: str) -> None:
     """Writes a file that is never seen half written."""
     try:
         descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text + "\n")
-        os.chmod(beside, 0o644)
-        os.replace(beside, path)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text + "\n")
+            os.chmod(beside, 0o644)
+            os.replace(beside, path)
+        except OSError:
+            os.unlink(beside)
+            raise
     except OSError as error:
         raise CannotStartError(f"the ready file {path} cannot be written: {error.strerror}") from None
 

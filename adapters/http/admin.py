@@ -189,8 +189,8 @@ async def _backup(exchange: Exchange) -> web.StreamResponse:
     backup = exchange.surface.backup
     if backup is None:
         raise RefusedError(Refusal(Reason.UNSUPPORTED, "this mesh keeps nothing on disk that could be backed up"))
-    if not order.target:
-        raise invalid("target is empty; name a folder")
+    if not order.target or "\0" in order.target:
+        raise invalid("target names no folder")
     await backup(order.target)
     return nothing()
 

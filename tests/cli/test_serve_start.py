@@ -1,0 +1,131 @@
+"""How a mesh begins, as its users start it: with nothing configured, with little, and where it cannot."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dragoman import running
+from dragoman.mesh import CannotStartError
+from tests.cli.raw_mqtt import RawMqtt
+from tests.clients.mesh import MeshProcess
+from tests.clients.processes import Child
+
+MeshStarter = Callable[..., MeshProcess]
+SERVE = [sys.executable, "-m", "dragoman", "serve"]
+ANY = ["--mqtt", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+MINIMAL = Path(__file__).parents[2] / "configs" / "minimal.toml"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [[], ["--config", str(MINIMAL)]], ids=["nothing", "minimal.toml"])
+def test_it_starts_with_next_to_nothing_configured(tmp_path: Path, config: list[str]) -> None:
+    """Only the ports are given, since the usual ones may be taken here."""
+    with Child([*SERVE, *ANY, *config, "--kafka", "off"], cwd=tmp_path) as mesh:
+        mesh.until_said("stop with Ctrl-C")
+        found = {name: (host, int(port)) for name, host, port in re.findall(WHERE, mesh.stdout, re.MULTILINE)}
+        assert sorted(found) == ["http", "mcp", "mqtt"]
+        assert found["mcp"] == found["http"]
+        with RawMqtt(found["mqtt"], "anyone") as client:
+            client.subscribe("#")
+        asked = http.client.HTTPConnection(*found["http"], timeout=10)
+        asked.request("GET", "/healthz")
+        assert asked.getresponse().status == 200
+        asked.close()
+        assert "kafka" not in mesh.stdout
+        assert "data   ./dragoman-data: no messages yet; started in " in mesh.stdout
+        ended = mesh.terminate()
+    assert (ended.code, ended.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["dragoman-data"]
+
+
+WHERE = r"^  (mqtt|http|mcp) +(?:http://)?([0-9.]+):([0-9]+)"
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_for_the_meshs_user_only(mesh_process: MeshStarter) -> None:
+    mesh = mesh_process(listeners={"http": "127.0.0.1:0"})
+    open_ = [path for path in (mesh.data, *mesh.data.iterdir()) if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    assert open_ == []
+
+
+@pytest.mark.slow
+def test_connections_over_the_limit_are_cut_on_the_loop_that_serves(mesh_process: MeshStarter) -> None:
+    """uvloop's transports are not asyncio's, so a test on asyncio's own loop would not see this."""
+    mesh = mesh_process("[limits]\nconnections_max = 1\n", memory=True)
+    with RawMqtt(mesh.address("mqtt"), "first"):
+        for listener in ("http", "mqtt"):
+            with socket.create_connection(mesh.address(listener), timeout=10) as second:
+                assert second.recv(1) == b""
+    ended = mesh.terminate()
+    assert (ended.code, ended.stderr) == (0, "")
+
+
+BROKEN: list[tuple[str, str, str]] = [
+    ("state.lmdb", "not LMDB" * 512, "cannot be opened: .*MDB_INVALID.*; restore a backup"),
+    ("format", "dragoman log 9\n", "has format 9; this program knows up to 1: use a newer one"),
+    ("format", "something else\n", "is not a data folder of ours"),
+]
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_no_data_of_ours_is_one_sentence(mesh_process: MeshStarter, tmp_path: Path) -> None:
+    mesh = mesh_process()
+    mesh.terminate()
+    for number, (name, content, sentence) in enumerate(BROKEN):
+        folder = tmp_path / f"broken{number}"
+        shutil.copytree(mesh.data, folder)
+        (folder / name).write_text(content)
+        with pytest.raises(CannotStartError, match=sentence):
+            _start(folder)
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "novel.txt").write_text("Call me Ishmael.")
+    with pytest.raises(CannotStartError, match=r"is not empty and not a data folder of ours \(it holds 'novel.txt'\)"):
+        _start(stranger)
+    assert [path.name for path in stranger.iterdir() if path.name != "lock"] == ["novel.txt"]
+
+
+def _start(folder: Path) -> None:
+    """What `dragoman compact` and `dragoman serve` do first, here without a process for each."""
+    before = os.umask(0o022)
+    try:
+        running.compact_folder(folder)
+    finally:
+        os.umask(before)
+
+
+def test_a_ready_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = tmp_path / "ready"
+    running._write_whole(ready, "first")
+    assert (ready.read_text(), os.listdir(tmp_path)) == ("first\n", ["ready"])
+
+    def broken(*_: object) -> None:
+        assert ready.read_text() == "first\n"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(running.os, "replace", broken)
+    with pytest.raises(CannotStartError, match=r"the ready file .* cannot be written: No space left on device"):
+        running._write_whole(ready, "second")
+    assert (ready.read_text(), os.listdir(tmp_path)) == ("first\n", ["ready"])
+
+
+@pytest.mark.slow
+def test_a_stop_asked_for_during_the_start_is_a_graceful_one(tmp_path: Path) -> None:
+    """From its first line on a mesh knows what a signal means."""
+    with Child([*SERVE, *ANY, "--data", str(tmp_path / "data")], cwd=tmp_path) as mesh:
+        mesh.until_said("^dragoman ")
+        os.kill(mesh.pid, signal.SIGTERM)
+        ended = mesh.wait()
+    assert (ended.code, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1] == "stopped"

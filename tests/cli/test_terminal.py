@@ -1,0 +1,142 @@
+"""The commands that talk to a running mesh, as their users run them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command_line import dragoman
+from tests.cli.raw_mqtt import PUBLISH, RawMqtt
+from tests.clients.mesh import MeshProcess
+
+MeshStarter = Callable[..., MeshProcess]
+
+pytestmark = pytest.mark.slow
+
+CARD = {"name": "Pump", "skills": [{"name": "start", "description": "Starts it"}]}
+
+
+@contextmanager
+def pump(mesh: MeshProcess, answer: Callable[[bytes], bytes | None]) -> Iterator[None]:
+    """An agent with one skill, that offers it and answers with nothing but publish and subscribe."""
+    with RawMqtt(mesh.address("mqtt"), "pump") as client:
+        client.subscribe("mesh/serve/start/+")
+        client.publish("mesh/me/card", json.dumps(CARD).encode(), 1)
+        client.receive()
+
+        def work() -> None:
+            while True:
+                kind, body = client.receive()
+                if kind == 0:
+                    return
+                if kind == PUBLISH:
+                    name = body[2 : 2 + int.from_bytes(body[:2], "big")].decode()
+                    said = answer(client.acknowledge(body))
+                    if said is not None:
+                        client.publish("mesh/answer/" + name.rpartition("/")[2], said, 2)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            client.end()
+            thread.join(10)
+
+
+def test_who_is_here_is_listed_and_does_what_is_asked(mesh_process: MeshStarter) -> None:
+    mesh = mesh_process(memory=True)
+
+    def answer(asked: bytes) -> bytes | None:
+        rpm = json.loads(asked).get("rpm")
+        return None if rpm is None else json.dumps({"rpm": rpm, "é": True}).encode()
+
+    with pump(mesh, answer):
+        lines = dragoman(mesh, "agents").stdout.splitlines()
+        assert lines[0].split() == ["agent", "state", "via", "load", "skills"]
+        assert lines[1].split() == ["pump", "online", "mqtt", "0", "start"]
+        assert dragoman(mesh, "agents", "--skill", "stop").stdout == "nobody here fits\n"
+        (found,) = json.loads(dragoman(mesh, "agents", "--skill", "start", "--json").stdout)
+        assert (found["agent"], found["state"]) == ("pump", "online")
+
+        ended = dragoman(mesh, "call", "pump", "start", '{"rpm": 3}')
+        assert (ended.code, ended.stdout) == (0, '{\n  "rpm": 3,\n  "é": true\n}\n')
+        ended = dragoman(mesh, "call", "-", "start", "-", stdin=b'{"rpm": 4}')
+        assert json.loads(ended.stdout)["rpm"] == 4
+        ended = dragoman(mesh, "call", "pump", "start", "--deadline", "0.2")
+        assert (ended.code, ended.stdout) == (1, "")
+        assert ended.stderr.count("\n") == 1
+        assert "deadline" in ended.stderr
+        ended = dragoman(mesh, "call", "pump", "stop")
+        assert (ended.code, ended.stderr.count("\n")) == (1, 1)
+        assert "'stop'" in ended.stderr
+    ended = dragoman(mesh, "call", "-", "start")
+    assert (ended.code, ended.stderr.count("\n")) == (1, 1)
+    assert "'start'" in ended.stderr
+
+
+def test_names_that_paths_cannot_express_are_said_and_heard(mesh_process: MeshStarter) -> None:
+    mesh = mesh_process(memory=True, listeners={"http": "127.0.0.1:0"})
+    names = ["a/../b//c", ".", "/", "a b?c=%2F&é", "-"]
+    for name in names:
+        ended = dragoman(mesh, "pub", "--retain", "--", name, f"{name}!")
+        assert (ended.code, ended.stdout.startswith(f"{name}@0, kept in ")) == (0, True)
+    heard = dragoman(mesh, "sub", "--json", "-n", str(2 * len(names)), "--", "#", *names).stdout
+    told = [json.loads(line) for line in heard.splitlines()]
+    assert sorted((one["channel"], one["payload"]) for one in told) == sorted((name, f"{name}!") for name in names * 2)
+
+
+def test_a_name_that_is_none_and_a_filter_that_is_none_are_sentences(mesh_process: MeshStarter) -> None:
+    mesh = mesh_process(memory=True, listeners={"http": "127.0.0.1:0"})
+    for arguments in (["pub", "a/#", "x"], ["pub", "", "x"], ["sub", "a/#/b"], ["agents", "--state", "tired"]):
+        ended = dragoman(mesh, *arguments)
+        assert (ended.code, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), arguments
+        assert ended.stderr.startswith("dragoman: ")
+
+
+def test_bytes_go_through_whole(mesh_process: MeshStarter) -> None:
+    mesh = mesh_process(memory=True, listeners={"http": "127.0.0.1:0"})
+    content = bytes(range(256)) * 1000
+    assert dragoman(mesh, "pub", "a", "--retain", stdin=content).code == 0
+    heard = json.loads(dragoman(mesh, "sub", "a", "-n", "1", "--json").stdout)
+    assert base64.b64decode(heard["payload_base64"]) == content
+    ended = dragoman(mesh, "pub", "a", stdin=b"x" * ((16 << 20) + 1))
+    assert (ended.code, ended.stderr.count("\n")) == (1, 1)
+    assert "16777216" in ended.stderr
+
+
+def test_a_mesh_started_from_a_backup_has_what_was_there(mesh_process: MeshStarter, tmp_path: Path) -> None:
+    mesh = mesh_process()
+    with RawMqtt(mesh.address("mqtt"), "keeper", expiry_s=3600) as keeper:
+        keeper.subscribe("a/#")
+    assert dragoman(mesh, "pub", "a/b", "before").code == 0
+    assert dragoman(mesh, "pub", "a/state", "on", "--retain").code == 0
+    copies = [tmp_path / name / "data" for name in ("mesh2", "mesh3")]
+    assert dragoman(mesh, "backup", str(copies[0])).stdout == f"copied to {copies[0]}\n"
+    ended = dragoman(mesh, "backup", str(copies[0]))
+    assert (ended.code, ended.stderr.count("\n")) == (1, 1)
+    assert "is not empty" in ended.stderr
+    assert dragoman(mesh, "pub", "a/b", "after").code == 0
+    ended = dragoman(None, "backup", str(copies[1]), "--data", str(mesh.data))
+    assert (ended.code, "used by another process" in ended.stderr) == (1, True)
+    assert mesh.terminate().code == 0
+    assert dragoman(None, "backup", str(copies[1]), "--data", str(mesh.data)).code == 0
+    assert dragoman(None, "compact", str(copies[1])).code == 0
+
+    for expected in ({"before", "on"}, {"before", "on", "after"}):
+        copy = mesh_process()
+        with RawMqtt(copy.address("mqtt"), "keeper", expiry_s=3600) as keeper:
+            assert keeper.session_present
+            heard: set[str] = set()
+            while heard < expected:
+                kind, body = keeper.receive()
+                assert kind == PUBLISH
+                heard.add(keeper.acknowledge(body).decode())
+        assert heard == expected
+        assert dragoman(copy, "sub", "a/state", "-n", "1").stdout == "a/state on\n"
