@@ -9,6 +9,15 @@ from tests.clients.mesh import MeshProcess
 from tests.clients.processes import Child, Ended
 
 
+class Said:
+    """How a command ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+
 def dragoman(
     mesh: MeshProcess | None, *arguments: str, stdin: bytes = b"", token: str = "", cwd: Path | None = None
 ) -> Ended:

@@ -17,32 +17,6 @@ from dragoman.config_text import full_text
 from dragoman.terminal import print_agents, printable, write
 
 
-class Said:
-    """How a command ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code = code
-        self.out = out
-        self.err = err
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("DRAGOMAN_URL", raising=False)
-    monkeypatch.delenv("DRAGOMAN_TOKEN", raising=False)
-
-    def run(*arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["dragoman", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.err
-        return Said(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
-
-
 def test_version_is_one_line(run) -> None:
     said = run("version")
     assert (said.code, said.out) == (0, f"dragoman {__version__}\n")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from dragoman.adapters.serving.credentials import new_token
-from tests.cli.command_line import dragoman
-from tests.clients.mesh import MeshProcess
+from tests.cli.command_line import Said, dragoman
+from tests.clients.mesh import MQTT_ONLY, MeshProcess
 from tests.clients.processes import Child
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,8 @@ def test_a_whole_life(mesh_process: Callable[..., MeshProcess]) -> None:
 
     argv = [sys.executable, "-m", "dragoman", "sub", "a/#", "-n", "2", "--url", mesh.url]
     with Child(argv) as reader:
-        reader.until(lambda: _heard(mesh, reader), "a first message")
+        reader.until(lambda: _subscribed(mesh), "subscription")
+        assert dragoman(mesh, "pub", "a/b", "hello").code == 0
         assert dragoman(mesh, "pub", "a/b", "-", stdin=b"from stdin").code == 0
         ended = reader.wait()
     assert (ended.code, ended.stdout) == (0, "a/b hello\na/b from stdin\n")
@@ -59,19 +60,17 @@ def test_a_whole_life(mesh_process: Callable[..., MeshProcess]) -> None:
     assert not (mesh.folder / "ready.json").exists()
 
 
-def _heard(mesh: MeshProcess, reader: Child) -> bool | None:
-    """Says it once the reader subscribes, which is when the mesh counts a subscription."""
-    subscribed = b"dragoman_subscriptions 1.0" in urllib.request.urlopen(f"{mesh.url}/metrics").read()
-    if subscribed and not reader.stdout:
-        assert dragoman(mesh, "pub", "a/b", "hello").code == 0
-    return True if reader.stdout else None
+def _subscribed(mesh: MeshProcess) -> bool | None:
+    """A mesh counts a subscription once it is served."""
+    with urllib.request.urlopen(f"{mesh.url}/metrics", timeout=10) as answer:
+        return True if b"dragoman_subscriptions 1.0" in answer.read() else None
 
 
 def test_the_ready_file_is_whole_private_to_nobody_and_never_stale(mesh_process: Callable[..., MeshProcess]) -> None:
-    mesh = mesh_process(listeners={"http": "127.0.0.1:0"}, memory=True)
+    mesh = mesh_process(listeners=MQTT_ONLY, memory=True)
     file = mesh.folder / "ready.json"
-    host, port = mesh.address("http")
-    assert json.loads(file.read_text()) == {"pid": mesh.pid, "http": f"{host}:{port}"}
+    host, port = mesh.address("mqtt")
+    assert json.loads(file.read_text()) == {"pid": mesh.pid, "mqtt": f"{host}:{port}"}
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
     assert "note   nothing is kept on disk" in mesh.child.stdout
     mesh.kill()
@@ -81,9 +80,9 @@ def test_the_ready_file_is_whole_private_to_nobody_and_never_stale(mesh_process:
         "-m",
         "dragoman",
         "serve",
-        "--http",
-        f"{host}:{port}",
         "--mqtt",
+        f"{host}:{port}",
+        "--http",
         "off",
         "--data",
         ":memory:",
@@ -97,7 +96,7 @@ def test_the_ready_file_is_whole_private_to_nobody_and_never_stale(mesh_process:
 
 
 def test_an_interrupt_stops_gracefully_and_exits_130(mesh_process: Callable[..., MeshProcess]) -> None:
-    mesh = mesh_process(memory=True)
+    mesh = mesh_process(memory=True, listeners=MQTT_ONLY)
     os.kill(mesh.pid, signal.SIGINT)
     ended = mesh.child.wait()
     assert ended.code == 130
@@ -107,7 +106,7 @@ def test_an_interrupt_stops_gracefully_and_exits_130(mesh_process: Callable[...,
 def test_a_folder_in_use_or_unwritable_is_one_sentence(
     mesh_process: Callable[..., MeshProcess], tmp_path: Path
 ) -> None:
-    mesh = mesh_process()
+    mesh = mesh_process(listeners=MQTT_ONLY)
     off = ("--mqtt", "off", "--http", "off")
     ended = dragoman(None, "serve", *off, "--data", str(mesh.data))
     assert (ended.code, ended.stderr.count("\n")) == (1, 1)
@@ -119,7 +118,9 @@ def test_a_folder_in_use_or_unwritable_is_one_sentence(
     assert (ended.code, "the ready file" in ended.stderr) == (1, True)
 
 
-def test_users_and_rules_hold_for_the_terminal(mesh_process: Callable[..., MeshProcess]) -> None:
+def test_users_and_rules_hold_for_the_terminal(
+    mesh_process: Callable[..., MeshProcess], run: Callable[..., Said]
+) -> None:
     token, digest = new_token()
     admin, admin_digest = new_token()
     config = f"""
@@ -141,12 +142,17 @@ actions = ["publish"]
 filters = ["own/%u/#"]
 """
     mesh = mesh_process(config, memory=True)
-    ended = dragoman(mesh, "pub", "own/ann/x", "1")
-    assert (ended.code, "DRAGOMAN_TOKEN" in ended.stderr) == (1, True)
-    assert dragoman(mesh, "pub", "own/ann/x", "1", token="wrong").code == 1
+
+    def pub(name: str, key: str) -> Said:
+        return run("pub", name, "1", "--url", mesh.url, *(["--token", key] if key else []))
+
+    said = pub("own/ann/x", "")
+    assert (said.code, "DRAGOMAN_TOKEN" in said.err) == (1, True)
+    assert pub("own/ann/x", "wrong").code == 1
     assert dragoman(mesh, "pub", "own/ann/x", "1", token=token).code == 0
-    ended = dragoman(mesh, "pub", "own/bob/x", "1", token=token)
-    assert (ended.code, "no rule allows it" in ended.stderr) == (1, True)
-    ended = dragoman(mesh, "backup", "/nowhere", token=token)
-    assert (ended.code, "no administrator" in ended.stderr) == (1, True)
-    assert "no administrator" not in dragoman(mesh, "backup", "/nowhere", token=admin).stderr
+    said = pub("own/bob/x", token)
+    assert (said.code, "no rule allows it" in said.err) == (1, True)
+    said = run("backup", "/nowhere", "--url", mesh.url, "--token", token)
+    assert (said.code, "no administrator" in said.err) == (1, True)
+    said = run("backup", "/nowhere", "--url", mesh.url, "--token", admin)
+    assert (said.code, "nothing on disk" in said.err) == (1, True)

@@ -18,7 +18,7 @@ import pytest
 from dragoman import running
 from dragoman.mesh import CannotStartError
 from tests.cli.raw_mqtt import RawMqtt
-from tests.clients.mesh import MeshProcess
+from tests.clients.mesh import MQTT_ONLY, MeshProcess
 from tests.clients.processes import Child
 
 MeshStarter = Callable[..., MeshProcess]
@@ -54,7 +54,7 @@ WHERE = r"^  (mqtt|http|mcp) +(?:http://)?([0-9.]+):([0-9]+)"
 
 @pytest.mark.slow
 def test_what_is_kept_is_for_the_meshs_user_only(mesh_process: MeshStarter) -> None:
-    mesh = mesh_process(listeners={"http": "127.0.0.1:0"})
+    mesh = mesh_process(listeners=MQTT_ONLY)
     open_ = [path for path in (mesh.data, *mesh.data.iterdir()) if stat.S_IMODE(path.stat().st_mode) & 0o077]
     assert open_ == []
 
@@ -80,7 +80,7 @@ BROKEN: list[tuple[str, str, str]] = [
 
 @pytest.mark.slow
 def test_a_folder_that_is_no_data_of_ours_is_one_sentence(mesh_process: MeshStarter, tmp_path: Path) -> None:
-    mesh = mesh_process()
+    mesh = mesh_process(listeners=MQTT_ONLY)
     mesh.terminate()
     for number, (name, content, sentence) in enumerate(BROKEN):
         folder = tmp_path / f"broken{number}"
@@ -123,7 +123,7 @@ def test_a_ready_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.slow
 def test_a_stop_asked_for_during_the_start_is_a_graceful_one(tmp_path: Path) -> None:
     """From its first line on a mesh knows what a signal means."""
-    with Child([*SERVE, *ANY, "--data", str(tmp_path / "data")], cwd=tmp_path) as mesh:
+    with Child([*SERVE, *ANY, "--http", "off", "--data", str(tmp_path / "data")], cwd=tmp_path) as mesh:
         mesh.until_said("^dragoman ")
         os.kill(mesh.pid, signal.SIGTERM)
         ended = mesh.wait()

@@ -138,7 +138,7 @@ def test_a_signal_after_the_end_changes_nothing(signals: tuple[running._Signals,
 @pytest.mark.slow
 def test_a_mesh_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
     ready = tmp_path / "ready.json"
-    argv = [sys.executable, "-m", "dragoman", "serve", "--data", ":memory:", "--mqtt", "off", "--http", "127.0.0.1:0"]
+    argv = [sys.executable, "-m", "dragoman", "serve", "--data", ":memory:", "--mqtt", "127.0.0.1:0", "--http", "off"]
     with subprocess.Popen(
         [*argv, "--ready-file", str(ready)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as mesh:
@@ -150,11 +150,9 @@ def test_a_mesh_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
                 assert mesh.poll() is None, "it ended"
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            host, _, port = json.loads(ready.read_text())["http"].rpartition(":")
-            asked = http.client.HTTPConnection(host, int(port), timeout=10)
-            asked.request("GET", "/healthz")
-            assert asked.getresponse().status == 200
-            asked.close()
+            host, _, port = json.loads(ready.read_text())["mqtt"].rpartition(":")
+            with RawMqtt((host, int(port)), "anyone") as client:
+                client.subscribe("a")
             mesh.terminate()
             assert mesh.stderr is not None
             assert (mesh.wait(20), mesh.stderr.read()) == (0, "")
