@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, cast, final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from dragoman.adapters.serving.problems import Problem, respond_with
 from dragoman.adapters.serving.sockets import bound_address
 from dragoman.adapters.serving.web import HANDLER_OPTIONS
 
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from dragoman.adapters.http.surface import Surface
     from dragoman.adapters.serving.limits import ConnectionLimits
     from dragoman.broker.metrics import Wire
+
+logger = logging.getLogger(__name__)
 
 
 class Door(NamedTuple):
@@ -108,6 +114,24 @@ class _Connection(web.RequestHandler):
         self._wire.turned_away += 1
         # uvloop's transports are no instances of asyncio's classes.
         cast(asyncio.Transport, transport).abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answers what is not HTTP as any other no: counted, a line in the log. A fault of ours is another kind."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        self._wire.errors += 1
+        logger.info("malformed request", extra={"peer": self._host, "kind": type(exc).__name__})
+        long = isinstance(exc, LineTooLong)
+        detail = "the address or a header is longer than 8,190 bytes" if long else "this is not HTTP as it is defined"
+        response = respond_with(Problem("about:blank", HTTPStatus(status).phrase, status, detail))
+        response.force_close()
+        return response
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Counts it out."""
