@@ -280,7 +280,7 @@ def call(
 
     try:
         parsed = json.loads(_stdin() if arguments == "-" else arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Failure(f"the arguments are not JSON: {error}", USAGE) from None
     asked = None if agent == "-" else agent
     deadline_ms = max(1, round(deadline * 1000))

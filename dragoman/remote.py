@@ -69,6 +69,10 @@ class Remote:
             fine = False
         if not fine:
             raise RemoteError(f"{url!r} is no address of a mesh; it looks like http://127.0.0.1:8080")
+        if token is not None and not _is_field(token):
+            raise RemoteError(
+                "the token has characters that cannot be sent; it is one line, as `dragoman token` prints it"
+            )
         self._url = url.rstrip("/")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
@@ -86,6 +90,8 @@ class Remote:
         self, name: str, payload: bytes, *, retain: bool = False, content_type: str | None = None
     ) -> dict[str, Any]:
         """Says something in a channel; what the mesh answers: id, channel, offset, and where it is kept."""
+        if content_type is not None and not _is_field(content_type):
+            raise RemoteError(f"{content_type!r} is no content type; one looks like application/json")
         query = {"name": name} | ({"retain": "true"} if retain else {})
         headers = {} if content_type is None else {"Content-Type": content_type}
         return await self._json("POST", "/v1/channels", params=query, data=payload, headers=headers)
@@ -100,7 +106,7 @@ class Remote:
             async with self._http.get(
                 f"{self._url}/v1/stream", params=query, headers=accept, timeout=timeout
             ) as answer:
-                await self._checked(answer)
+                await self._checked(answer, "/v1/stream")
                 async for line in _lines(answer.content):
                     event = lines.feed(line)
                     if event is not None:
@@ -135,7 +141,7 @@ class Remote:
             async with self._http.request(
                 method, self._url + path, skip_auto_headers=("Content-Type",) if "data" in options else (), **options
             ) as answer:
-                await self._checked(answer)
+                await self._checked(answer, path)
                 content = await answer.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self._unreachable(error) from None
@@ -144,15 +150,21 @@ class Remote:
             raise RemoteError(f"what answers at {self._url} is not a mesh: its answer is no JSON object")
         return document
 
-    async def _checked(self, answer: aiohttp.ClientResponse) -> None:
+    async def _checked(self, answer: aiohttp.ClientResponse, path: str) -> None:
         if answer.status < 400:
             return
         problem = _parsed(await answer.content.read(1 << 16)) or {}
+        if answer.status == 404 and problem.get("type") == "about:blank":
+            raise RemoteError(
+                f"what answers at {self._url} is not a mesh, or not the whole address of one: it has no {path}"
+            )
         if "title" not in problem:
             raise RemoteError(f"what answers at {self._url} is not a mesh: it says {answer.status} {answer.reason}")
         raise RemoteError(problem_text(problem))
 
     def _unreachable(self, error: Exception) -> RemoteError:
+        if isinstance(error, aiohttp.ClientSSLError):
+            return RemoteError(f"no TLS, or none that is trusted here, at {self._url} ({error.strerror or error})")
         if isinstance(error, aiohttp.ClientConnectorError):
             why = os.strerror(error.errno) if error.errno else "no connection"
             return RemoteError(
@@ -185,10 +197,15 @@ def payload_of(document: Mapping[str, Any]) -> bytes | None:
     return None
 
 
+def _is_field(text: str) -> bool:
+    """Whether a header may carry it."""
+    return text.isprintable() and text == text.strip()
+
+
 def _parsed(content: bytes) -> dict[str, Any] | None:
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
 

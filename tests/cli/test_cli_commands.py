@@ -180,10 +180,25 @@ def test_where_no_mesh_is_one_sentence_says_what_to_do(run, url: str, part: str)
     assert said.err.count("\n") == 1
 
 
-def test_arguments_that_are_not_json_never_reach_a_mesh(run) -> None:
-    said = run("call", "pump", "start", "{", "--url", "http://127.0.0.1:1")
+@pytest.mark.parametrize("arguments", ["{", "[" * 90_000, ""])
+def test_arguments_that_are_not_json_never_reach_a_mesh(run, arguments: str) -> None:
+    said = run("call", "pump", "start", arguments, "--url", "http://127.0.0.1:1")
     assert said.code == 2
     assert said.err.startswith("dragoman: the arguments are not JSON: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--token", "a\r\nX: y"], "the token has characters that cannot be sent"),
+        (["--type", "text/plain\r\nX: y"], "is no content type"),
+    ],
+)
+def test_what_no_header_can_carry_is_a_sentence(run, arguments: list[str], part: str) -> None:
+    said = run("pub", "a", "x", "--url", "http://127.0.0.1:1", *arguments)
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert part in said.err
+    assert "X: y\n" not in said.err
 
 
 def test_a_fault_of_ours_is_a_sentence_too(run, monkeypatch: pytest.MonkeyPatch) -> None:

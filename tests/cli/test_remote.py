@@ -109,7 +109,9 @@ def test_whoever_is_best_is_asked_without_a_name() -> None:
             {"body": b'{"title": "x", "detail": "who?", "type": "not-authenticated"}', "status": 401},
             "who\\?; give --token, or set DRAGOMAN_TOKEN",
         ),
-        ({"body": b'{"title": "Not Found", "type": "about:blank"}', "status": 404}, "^Not Found$"),
+        ({"body": b'{"title": "Not Found", "type": "about:blank"}', "status": 404}, "not the whole address of one"),
+        ({"body": b'{"title": "Teapot", "type": "about:blank"}', "status": 418}, "^Teapot$"),
+        ({"body": b"[" * 50_000, "status": 500}, "is not a mesh: it says 500"),
     ],
 )
 def test_a_no_is_its_sentence(answer: dict[str, object], text: str) -> None:

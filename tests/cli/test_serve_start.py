@@ -10,7 +10,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,6 +69,29 @@ def test_connections_over_the_limit_are_cut_on_the_loop_that_serves(mesh_process
                 assert second.recv(1) == b""
     ended = mesh.terminate()
     assert (ended.code, ended.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("request_", "part"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", "this is not HTTP"),
+        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n\r\n", "longer than 8,190 bytes"),
+    ],
+)
+def test_what_is_not_http_is_answered_and_fills_no_log(mesh: MeshProcess, request_: bytes, part: str) -> None:
+    with socket.create_connection(mesh.address("http"), timeout=10) as peer:
+        peer.sendall(request_)
+        answer = b"".join(iter(lambda: peer.recv(65536), b"")).decode()
+    assert answer.startswith("HTTP/1.1 400 ") or answer.startswith("HTTP/1.0 400 ")
+    assert part in answer
+    assert mesh.stderr == ""
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcess]:
+    with MeshProcess(tmp_path_factory.mktemp("mesh"), memory=True) as process:
+        yield process
 
 
 BROKEN: list[tuple[str, str, str]] = [

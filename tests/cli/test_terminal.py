@@ -30,6 +30,12 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcess]:
         yield process
 
 
+def test_a_mesh_without_tls_is_said_to_have_none(mesh: MeshProcess, run) -> None:
+    said = run("agents", "--url", mesh.url.replace("http:", "https:"))
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert "no TLS" in said.err
+
+
 @contextmanager
 def pump(mesh: MeshProcess, answer: Callable[[bytes], bytes | None]) -> Iterator[None]:
     """An agent with one skill, that offers it and answers with nothing but publish and subscribe."""
@@ -99,7 +105,13 @@ def test_names_that_paths_cannot_express_are_said_and_heard(mesh: MeshProcess) -
 
 
 def test_a_name_that_is_none_and_a_filter_that_is_none_are_sentences(mesh: MeshProcess, run) -> None:
-    for arguments in (["pub", "a/#", "x"], ["pub", "", "x"], ["sub", "a/#/b"], ["agents", "--state", "tired"]):
+    for arguments in (
+        ["pub", "a/#", "x"],
+        ["pub", "", "x"],
+        ["pub", "a" * 9_000, "x"],
+        ["sub", "a/#/b"],
+        ["agents", "--state", "tired"],
+    ):
         said = run(*arguments, "--url", mesh.url)
         assert (said.code, said.out, said.err.count("\n")) == (1, "", 1), arguments
         assert said.err.startswith("dragoman: ")
