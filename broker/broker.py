@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dragoman.broker.gate import Gate
     from dragoman.broker.log.contract import Log
     from dragoman.broker.metrics import Metrics
-    from dragoman.broker.session import Session
+    from dragoman.broker.session import KeptSession, Session
     from dragoman.broker.settings import BrokerSettings
     from dragoman.broker.settings_agents import AgentSettings
 
@@ -105,6 +105,8 @@ class Broker:
             release=self.directory.release,
         )
         self.post = Post(self.directory, self.verbs, self.mailboxes)
+        #: lists the sessions a protocol keeps for absent clients; each adapter that keeps some adds itself
+        self.kept_sessions: dict[str, Callable[[], Iterator[KeptSession]]] = {}
         self._sessions: dict[Session, dict[Subscription, None]] = {}
         self._waiters: dict[Ticket, list[Callable[[Refusal | None], None]]] = {}
         self._stopping = False

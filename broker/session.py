@@ -7,7 +7,7 @@ broker (except where said), must not block and must not raise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from dragoman.broker.log.contract import Ticket
@@ -57,3 +57,21 @@ class Session(Protocol):
 
         The session still calls ``broker.detach`` itself when it is really gone.
         """
+
+
+class KeptSession(NamedTuple):
+    """A session that outlives its connections, for people.
+
+    ``expires_ms``   wall clock; None while it is connected, or if it stays for good
+    ``unfinished``   deliveries under way; ``behind``: there is more for it in the log
+    """
+
+    id: str
+    protocol: str
+    principal: str
+    agent: str
+    connected: bool
+    filters: tuple[str, ...]
+    expires_ms: int | None
+    unfinished: int
+    behind: bool

@@ -195,10 +195,13 @@ async def _backup(exchange: Exchange) -> web.StreamResponse:
     return nothing()
 
 
-_LIMIT: Final = Parameter("limit", "the most in the answer", "integer", low=1, high=100_000)
+LIMIT: Final = Parameter("limit", "the most in the answer", "integer", low=1, high=100_000)
 
 
-def _read(path: str, name: str, summary: str, route: Route, document: type[Document], *query: Parameter) -> Definition:
+def read_only(
+    path: str, name: str, summary: str, route: Route, document: type[Document], *query: Parameter
+) -> Definition:
+    """A GET below ``/v1/admin`` for those the gate lets administer."""
     return Definition(
         "GET",
         f"/v1/admin/{path}",
@@ -212,15 +215,17 @@ def _read(path: str, name: str, summary: str, route: Route, document: type[Docum
 
 
 def _definitions() -> Iterator[Definition]:
-    yield _read("status", "status", "The mesh in one look", _status, StatusDocument)
+    yield read_only("status", "status", "The mesh in one look", _status, StatusDocument)
     prefix = Parameter("prefix", "only names that begin with this")
-    yield _read("channels", "adminChannels", "Channels, all of them", _channels, ChannelsDocument, prefix, _LIMIT)
+    yield read_only("channels", "adminChannels", "Channels, all of them", _channels, ChannelsDocument, prefix, LIMIT)
     text = Parameter("text", "words that all occur in the id or the card")
-    yield _read("agents", "adminAgents", "Agents", _agents, AgentsDocument, text, _LIMIT)
+    yield read_only("agents", "adminAgents", "Agents", _agents, AgentsDocument, text, LIMIT)
     agent = Parameter("agent", "only those that speak as this agent")
-    yield _read("connections", "connections", "Who is attached now", _connections, ConnectionsDocument, agent, _LIMIT)
-    yield _read("log", "logStatistics", "What the log counts", _log, CountersDocument)
-    yield _read("config", "config", "Every value in force and where it came from", _config, ConfigDocument)
+    yield read_only(
+        "connections", "connections", "Who is attached now", _connections, ConnectionsDocument, agent, LIMIT
+    )
+    yield read_only("log", "logStatistics", "What the log counts", _log, CountersDocument)
+    yield read_only("config", "config", "Every value in force and where it came from", _config, ConfigDocument)
     yield Definition(
         "POST",
         "/v1/admin/connections/{id}/disconnect",

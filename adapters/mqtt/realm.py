@@ -29,6 +29,7 @@ class Realm:
         self.authenticator = authenticator
         self.settings = settings
         self.standings = Standings(broker, settings)
+        broker.kept_sessions["mqtt"] = self.standings.listed
         #: messages lost to each connected client that fell behind: the slow-subscriber list
         self.gaps: dict[str, int] = {}
 

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.log.contract import Table, Ticket
 from dragoman.broker.rows import Row, decode_row, encode_row
+from dragoman.broker.session import KeptSession
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dragoman.adapters.mqtt.session import MqttSession
     from dragoman.adapters.mqtt.settings import MqttSettings
     from dragoman.broker.backlog import Backlog
@@ -221,6 +224,27 @@ class Standings:
         standing.gone_ms = 0
         self.set_expiry(standing, expiry_s)
         return standing, present
+
+    def listed(self) -> Iterator[KeptSession]:
+        """The kept sessions, for the administration."""
+        for standing in list(self.by_client.values()):
+            if not standing.kept:
+                continue
+            backlog = standing.backlog
+            expires_ms = None
+            if standing.gone_ms and standing.expiry_s != NEVER_S:
+                expires_ms = standing.gone_ms + standing.expiry_s * 1000
+            yield KeptSession(
+                standing.client_id,
+                "mqtt",
+                standing.principal,
+                standing.agent,
+                standing.connection is not None,
+                tuple(standing.filters),
+                expires_ms,
+                len(standing.flights),
+                backlog is not None and backlog.behind,
+            )
 
     @property
     def full(self) -> bool:

@@ -98,7 +98,7 @@ async def _rest(mesh: HttpMesh) -> None:
         assert target
 
     mesh.surface.backup = backup
-    for path in ("status", "channels", "agents", "connections", "log", "config"):
+    for path in ("status", "channels", "agents", "connections", "sessions", "groups", "dead-letters", "log", "config"):
         await mesh.ask("GET", f"/v1/admin/{path}", token="root")
     await mesh.ask("POST", "/v1/admin/backup", token="root", json={"target": "x"})
     async with mesh.events("/v1/channels/c"):
