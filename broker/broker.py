@@ -105,11 +105,30 @@ class Broker:
             release=self.directory.release,
         )
         self.post = Post(self.directory, self.verbs, self.mailboxes)
+        self._add_probes()
         #: lists the sessions a protocol keeps for absent clients; each adapter that keeps some adds itself
         self.kept_sessions: dict[str, Callable[[], Iterator[KeptSession]]] = {}
         self._sessions: dict[Session, dict[Subscription, None]] = {}
         self._waiters: dict[Ticket, list[Callable[[Refusal | None], None]]] = {}
         self._stopping = False
+
+    def _add_probes(self) -> None:
+        """What is read from its owner when somebody collects the metrics."""
+        log, core, calls = self.log, self.core, self.calls
+        probes: tuple[tuple[str, str, Callable[[], float]], ...] = (
+            ("log_oldest_uncommitted_ms", "Age of the oldest thing waiting for a commit", log.oldest_uncommitted_ms),
+            ("log_uncommitted_bytes", "Bytes waiting for a commit", log.uncommitted_bytes),
+            ("log_used_bytes", "Bytes the log holds, against its budget", log.bytes_used),
+            ("ring_bytes", "Bytes of recent messages in memory", lambda: core.rings.used_bytes),
+            ("retained", "Channels that hold a retained value", lambda: core.commits.retained_count),
+            ("calls_pending", "Calls without an answer yet", lambda: calls.pending),
+            ("calls_started", "Calls since the start", lambda: calls.started_total),
+            ("calls_failed", "Calls that ended without an answer since the start", lambda: calls.failed_total),
+            ("answers_late", "Answers refused as late since the start", lambda: calls.late_total),
+            ("verbs_unheard", "Answers that reached nobody since the start", lambda: self.verbs.unheard_total),
+        )
+        for name, help_text, read in probes:
+            self.metrics.probe(f"dragoman_{name}", help_text, read)
 
     # -- life ----------------------------------------------------------------------------------------
 

@@ -55,10 +55,6 @@ _BROKER: Final[tuple[tuple[str, str, Kind, str], ...]] = (
     ("commits_failed", "dragoman_commits_failed", "counter", "Commits that failed and were refused"),
     ("gaps", "dragoman_gaps", "counter", "Times a reader was told of a gap"),
     ("lost", "dragoman_lost", "counter", "Messages in those gaps, where the number is known"),
-    ("calls", "dragoman_calls", "counter", "Calls started"),
-    ("calls_failed", "dragoman_calls_failed", "counter", "Calls that ended in a refusal"),
-    ("answers_late", "dragoman_answers_late", "counter", "Answers refused as late, duplicate or not asked for"),
-    ("throttled", "dragoman_throttled", "counter", "Publishes that waited or were refused for a rate limit"),
     ("logins", "dragoman_logins", "counter", "Credentials accepted"),
     ("logins_failed", "dragoman_logins_failed", "counter", "Credentials refused"),
     ("sessions", "dragoman_sessions", "gauge", "Sessions attached now"),
@@ -84,11 +80,8 @@ class Metrics:
         "_probes",
         "_wires",
         "acked",
-        "answers_late",
         "bytes_in",
         "bytes_out",
-        "calls",
-        "calls_failed",
         "channels",
         "commits",
         "commits_failed",
@@ -104,7 +97,6 @@ class Metrics:
         "refused",
         "sessions",
         "subscriptions",
-        "throttled",
     )
 
     def __init__(self) -> None:
@@ -119,10 +111,6 @@ class Metrics:
         self.commits_failed = 0
         self.gaps = 0
         self.lost = 0
-        self.calls = 0
-        self.calls_failed = 0
-        self.answers_late = 0
-        self.throttled = 0
         self.logins = 0
         self.logins_failed = 0
         self.sessions = 0
