@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from dragoman.broker.settings_key import key
 
 MIB = 1 << 20
 
+_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_TAKEN: Final = frozenset(("v1", "healthz", "readyz", "metrics", "openapi.json"))
+
 
 def _path_problem(value: object) -> str | None:
     assert isinstance(value, str)
-    return None if value.startswith("/") and len(value) > 1 else "a path starts with / and names something, like /mcp"
+    if not _PATH.fullmatch(value):
+        return f"{value!r} is no path; one is like /mcp, of letters, digits and -._~"
+    if value.split("/")[1] in _TAKEN:
+        return f"{value!r} is taken by HTTP; choose another, like /mcp"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

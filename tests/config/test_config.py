@@ -112,6 +112,11 @@ web = 3
         ('data = "a\\u0000b"', "data: must be a text in quotes without NUL characters"),
         ("[http.web]\nhosts = ['a', \"\\u0000\"]", "http.web.hosts: must be an array of texts"),
         ("[limits]\nbacklog = 70000", "limits.backlog: must be a whole number (connections) from 1 to 65535"),
+        ('[mcp]\npath = "mcp"', "mcp.path: 'mcp' is no path; one is like /mcp"),
+        ('[mcp]\npath = "/a/{b"', "is no path"),
+        ('[mcp]\npath = "/a/"', "is no path"),
+        ('[mcp]\npath = "/v1/mcp"', "is taken by HTTP"),
+        ('[mcp]\npath = "/healthz"', "is taken by HTTP"),
         ("[mcp]\nrequests_max = 1", "mcp: requests_per_principal_max is 256, more than requests_max, 1"),
         ("[groups]\nlease_max_ms = 1", "groups: lease_ms is 30000, more than lease_max_ms, 1"),
         (
