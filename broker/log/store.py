@@ -7,6 +7,8 @@ unsynced. No read transaction outlives the call that made it: one left open make
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, final
@@ -54,7 +56,10 @@ class Store:
                 str(path), map_size=map_bytes, subdir=False, max_dbs=len(Table) + 8, max_readers=32, writemap=False
             )
         except lmdb.Error as error:
-            raise LogError(f"the state file {path} cannot be opened: {error}; restore a backup") from error
+            # Its address space is reserved as a whole, which a limit on virtual memory may forbid.
+            narrow = os.strerror(errno.ENOMEM) in str(error)
+            cure = "lower log.map_bytes or raise `ulimit -v`" if narrow else "restore a backup"
+            raise LogError(f"the state file {path} cannot be opened: {error}; {cure}") from error
         self.meta_db = self.env.open_db(b"meta")
         self._check_version(path)
         self.lanes_db = self.env.open_db(b"lanes")

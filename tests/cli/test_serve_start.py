@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from dragoman import running
+from dragoman.broker.log.contract import LogError
+from dragoman.broker.log.settings import LogSettings
+from dragoman.broker.log.upkeep import compact
 from dragoman.mesh import CannotStartError
 from tests.cli.raw_mqtt import RawMqtt
 from tests.clients.mesh import MQTT_ONLY, MeshProcess
@@ -117,6 +120,11 @@ def test_a_folder_that_is_no_data_of_ours_is_one_sentence(mesh_process: MeshStar
     with pytest.raises(CannotStartError, match=r"is not empty and not a data folder of ours \(it holds 'novel.txt'\)"):
         _start(stranger)
     assert [path.name for path in stranger.iterdir() if path.name != "lock"] == ["novel.txt"]
+
+
+def test_too_little_address_space_is_not_called_damage(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"Cannot allocate memory; lower log\.map_bytes or raise `ulimit -v`"):
+        compact(LogSettings(tmp_path / "data", map_bytes=1 << 62))
 
 
 def _start(folder: Path) -> None:
