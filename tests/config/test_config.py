@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dragoman.adapters.http.routes import DEFINITIONS
 from dragoman.adapters.serving.credentials import hash_password, new_token
 from dragoman.adapters.serving.settings import ListenSettings, LoginSettings, UserSettings
 from dragoman.config import MEMORY, Config, ConfigError, Flag, advice, in_force, load
@@ -242,6 +243,13 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
         large.truncate((16 << 20) + 1)
     with pytest.raises(ConfigError, match="larger than 16 MiB"):
         load(tmp_path / "large.toml")
+
+
+def test_mcp_cannot_be_served_where_http_is(tmp_path: Path) -> None:
+    firsts = {definition.path.split("/")[1] for definition in DEFINITIONS}
+    assert "v1" in firsts
+    for first in firsts:
+        assert any("is taken by HTTP" in fault for fault in faults(tmp_path, f'[mcp]\npath = "/{first}"'))
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
