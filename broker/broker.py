@@ -539,6 +539,7 @@ class Broker:
         if isinstance(channel, Refusal):
             return self._no(channel)
         self.channels.declare(channel, keep, Limits(retention_ms, retention_bytes, retention_messages))
+        channel.refresh()
         return channel
 
     # -- within --------------------------------------------------------------------------------------

@@ -50,7 +50,10 @@ async def list_channels(broker: Broker, session: McpSession, cursor: str | None,
         fresh = [
             name
             for name in names[at : at + SCAN_CHUNK]
-            if name > after and value_of(broker, name) is not None and broker.may_read(session, name)
+            if name > after
+            and not name.startswith("$dragoman/")
+            and value_of(broker, name) is not None
+            and broker.may_read(session, name)
         ]
         page = heapq.nsmallest(page_size + 1, [*page, *fresh])
     result: JsonObject = {"resources": [_described(broker, name) for name in page[:page_size]]}

@@ -49,7 +49,9 @@ _PREPARED: Final = web.RequestKey("prepared", bool)
 AGENT_HEADER: Final = "Mesh-Agent"
 """Names the agent a request speaks as, percent-encoded like a level of a name."""
 
-EXPOSED_HEADERS: Final = "Location, Retry-After, Mesh-Id, Mesh-From, Mesh-Time, Mcp-Session-Id, Mcp-Protocol-Version"
+EXPOSED_HEADERS: Final = (
+    "Location, Retry-After, Mesh-Id, Mesh-From, Mesh-Channel, Mesh-Time-Ms, Mcp-Session-Id, Mcp-Protocol-Version"
+)
 
 
 def application(authenticator: Authenticator, settings: WebSettings) -> web.Application:
