@@ -33,7 +33,7 @@ from dragoman.broker.log.contract import DONE, Ticket
 from dragoman.broker.verb_listeners import Listeners, nobody
 from dragoman.broker.verb_replies import STATUS, Asker, Voice
 from dragoman.routing.cards import parse_card
-from dragoman.routing.message import NEVER, Envelope, Message
+from dragoman.routing.message import EMPTY, NEVER, Envelope, Message
 from dragoman.routing.names import check_name, from_level, shown, to_level
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -114,20 +114,15 @@ class Verbs:
         reply = envelope.reply_to
         if reply is None or not reply.startswith(self._me) or not session.agent:
             return envelope
-        return Envelope(
-            sent_ms=envelope.sent_ms,
-            key=envelope.key,
-            headers=envelope.headers,
-            content_type=envelope.content_type,
-            reply_to=self._to_me(session)
-            if reply == self.inbox
-            else f"{self._to_me(session)}/{reply[len(self._me) :]}",
-            correlation=envelope.correlation,
-            expires_ms=envelope.expires_ms,
-            cause=envelope.cause,
-            hops=envelope.hops,
-            text=envelope.text,
-        )
+        to_me = self._to_me(session)
+        return envelope.respelt(to_me if reply == self.inbox else f"{to_me}/{reply[len(self._me) :]}")
+
+    def _heard(self, session: Session, envelope: Envelope | None) -> Envelope:
+        """The envelope of what is said to an agent. Not the sender's own bytes: they do not say who it was."""
+        if envelope is None:
+            return EMPTY
+        said = self.absolute(session, envelope)
+        return said.respelt(said.reply_to) if said.raw_form else said
 
     # -- publishing ----------------------------------------------------------------------------------
 
@@ -212,9 +207,8 @@ class Verbs:
         refusal = self._refused(session.principal, message.name, session.agent)
         if refusal is not None:
             return refusal
-        mail = Message(self.inbox, message.payload, message.wish, session.agent, False, message.envelope)
-        if mail.envelope is not None:
-            mail.envelope = self.absolute(session, mail.envelope)
+        envelope = self._heard(session, message.envelope)
+        mail = Message(self.inbox, message.payload, message.wish, session.agent, False, envelope)
         if self._directory.get(agent) is None:
             return Refusal(Reason.UNKNOWN_AGENT, f"no agent {shown(agent)} is here")
         return self._hand_or_mail(agent, mail)
@@ -229,9 +223,8 @@ class Verbs:
             return refusal
         if self._directory.get(agent) is None:
             return Refusal(Reason.UNKNOWN_AGENT, f"no agent {shown(agent)} is here")
-        reply = Message(
-            f"{self._me}reply/{rest}", message.payload, message.wish, session.agent, False, message.envelope
-        )
+        envelope = self._heard(session, message.envelope)
+        reply = Message(f"{self._me}reply/{rest}", message.payload, message.wish, session.agent, False, envelope)
         return self._hand_or_mail(agent, reply)
 
     def _answer(self, session: Session, message: Message, call_id: str, status: bytes) -> Ticket | Refusal:

@@ -94,6 +94,21 @@ class Envelope:
                 return value
         return None
 
+    def respelt(self, reply_to: str | None) -> Envelope:
+        """The same with another ``reply_to``, and so without the sender's own bytes."""
+        return Envelope(
+            sent_ms=self.sent_ms,
+            key=self.key,
+            headers=self.headers,
+            content_type=self.content_type,
+            reply_to=reply_to,
+            correlation=self.correlation,
+            expires_ms=self.expires_ms,
+            cause=self.cause,
+            hops=self.hops,
+            text=self.text,
+        )
+
 
 EMPTY: Final = Envelope()
 """The envelope of a message that has none, for readers that do not want to ask first."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import binascii
 from typing import Final
 
 from dragoman.adapters.mqtt import codes
 from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.packets import Publish, Will
 from dragoman.adapters.mqtt.properties import Properties, forward_properties, parse_properties
-from dragoman.routing.message import NEVER, Envelope, Header, Message
+from dragoman.routing.events import event_facts
+from dragoman.routing.message import NEVER, Envelope, Header, Message, parse_id
+from dragoman.routing.names import check_name
 from dragoman.routing.refusals import Reason
 
 RAW_MQTT5: Final = 1
@@ -18,8 +21,22 @@ RAW_MQTT5: Final = 1
 CAUSE: Final = "mesh-cause"
 HOPS: Final = "mesh-hops"
 KEY: Final = "mesh-key"
+SENT: Final = "mesh-sent-ms"
 NULL: Final = "mesh-null"
+ID: Final = "mesh-id"
+FROM: Final = "mesh-from"
+LOST: Final = "mesh-lost"
+OURS_TO_SAY: Final = frozenset((ID, FROM, LOST))
+"""User properties a reader may believe, since a client that says one is not repeated."""
+
+ESCAPE: Final = "mesh-h-"
+"""Stands before a header's name that would be taken for one of the names above."""
+
 BASE64_SUFFIX: Final = ";b64"
+NULL_SUFFIX: Final = ";null"
+TEXT_BYTES_MAX: Final = 0xFFFF
+
+_OURS: Final = OURS_TO_SAY | {CAUSE, HOPS, KEY, SENT, NULL}
 
 CODES: Final[dict[Reason, Code]] = {
     Reason.NOT_AUTHENTICATED: Code.BAD_USER_NAME_OR_PASSWORD,
@@ -83,45 +100,69 @@ STORAGE: Final = frozenset((Reason.STORAGE_FULL, Reason.STORAGE_FAILED))
 
 def to_message(packet: Publish, name: str, sender: str, now_ms: int) -> Message:
     """The message a PUBLISH says. Its properties were checked by the codec."""
-    envelope = _envelope(packet.properties, packet.expiry, now_ms) if packet.properties else None
-    return Message(name, packet.payload, packet.qos, sender, packet.retain, envelope)
+    if not packet.properties:
+        return Message(name, packet.payload, packet.qos, sender, packet.retain)
+    envelope, null = _envelope(packet.properties, packet.expiry, now_ms)
+    payload = None if null and not packet.payload else packet.payload
+    return Message(name, payload, packet.qos, sender, packet.retain, envelope)
 
 
 def will_message(will: Will, sender: str, now_ms: int) -> Message:
     """The message a will says. Its expiry begins now, when it is published (§3.1.3.2.4)."""
     raw = forward_properties(will.properties, expiry=None) if will.properties else b""
-    envelope = _envelope(raw, will.expiry, now_ms) if raw or will.expiry >= 0 else None
-    return Message(will.topic.decode(), will.payload, will.qos, sender, will.retain, envelope)
+    envelope, null = _envelope(raw, will.expiry, now_ms) if raw or will.expiry >= 0 else (None, False)
+    payload = None if null and not will.payload else will.payload
+    return Message(will.topic.decode(), payload, will.qos, sender, will.retain, envelope)
 
 
-def _envelope(raw: bytes, expiry_s: int, now_ms: int) -> Envelope:
+def _envelope(raw: bytes, expiry_s: int, now_ms: int) -> tuple[Envelope, bool]:
+    """The envelope that properties describe, and whether they say that there is no payload, not even an empty one."""
     found = parse_properties(raw, codes.PUBLISH)
-    headers: list[Header] = []
-    cause: str | None = None
-    hops = 0
-    key: bytes | None = None
-    for name, text in found.user_properties:
-        if name == CAUSE:
-            cause = text
-        elif name == HOPS and text.isascii() and text.isdigit() and len(text) < 4:
-            hops = int(text)
-        elif name == KEY:
-            key = text.encode()
-        else:
-            headers.append((name, text.encode()))
-    return Envelope(
-        key=key,
-        headers=tuple(headers),
+    envelope = Envelope(
         content_type=found.content_type,
         reply_to=found.response_topic,
         correlation=found.correlation_data,
         expires_ms=now_ms + expiry_s * 1000 if expiry_s >= 0 else NEVER,
-        cause=cause,
-        hops=hops,
         text=found.payload_format_indicator == 1,
         raw=raw,
         raw_form=RAW_MQTT5,
     )
+    headers: list[Header] = []
+    null = False
+    for name, text in found.user_properties:
+        if name in OURS_TO_SAY:
+            # Not verbatim then: what a reader may believe is said by us or not at all.
+            envelope.raw, envelope.raw_form = b"", 0
+        elif name == NULL:
+            null = True
+        else:
+            header = header_of(name, text)
+            if not _fact(envelope, *header):
+                headers.append((header[0].removeprefix(ESCAPE), header[1]))
+    if headers:
+        envelope.headers = tuple(headers)
+        facts = event_facts(headers)
+        envelope.key = facts.key if envelope.key is None else envelope.key
+        envelope.sent_ms = facts.sent_ms if envelope.sent_ms is None else envelope.sent_ms
+    return envelope, null
+
+
+def _fact(envelope: Envelope, name: str, value: bytes | None) -> bool:
+    """Takes a user property that is a fact of the envelope into it; False if it is a header."""
+    if name not in _OURS or value is None:
+        return False
+    text = value.decode("ascii", "replace")
+    if name == KEY:
+        envelope.key = value
+    elif name == CAUSE and parse_id(text) is not None:
+        envelope.cause = text
+    elif name == HOPS and text.isascii() and text.isdigit() and len(text) < 4:
+        envelope.hops = int(text)
+    elif name == SENT and text.isascii() and text.isdigit() and len(text) < 16:
+        envelope.sent_ms = int(text)
+    else:
+        return False
+    return True
 
 
 def properties_of(message: Message, identifiers: tuple[int, ...], now_ms: int) -> bytes:
@@ -137,37 +178,84 @@ def properties_of(message: Message, identifiers: tuple[int, ...], now_ms: int) -
 
 
 def _encoded(message: Message, envelope: Envelope) -> bytes:
-    user = [_user_property(name, value) for name, value in envelope.headers]
-    if envelope.cause is not None:
-        user.append((CAUSE, envelope.cause))
-    if envelope.hops:
-        user.append((HOPS, str(envelope.hops)))
-    if envelope.key is not None:
-        user.append(_user_property(KEY, envelope.key))
-    if message.payload is None:
-        user.append((NULL, "payload"))
+    """The properties of what comes from elsewhere. What does not fit is named, so that its reader knows of it."""
+    lost: list[str] = []
+    content_type, reply_to, correlation = envelope.content_type, envelope.reply_to, envelope.correlation
+    if content_type is not None and not _fits(content_type):
+        content_type = None
+        lost.append("content-type")
+    if reply_to is not None and check_name(reply_to) is not None:
+        reply_to = None
+        lost.append("reply-to")
+    if correlation is not None and len(correlation) > TEXT_BYTES_MAX:
+        correlation = None
+        lost.append("correlation")
+    user: list[tuple[str, str]] = []
+    for name, value in envelope.headers:
+        pair = user_property(ESCAPE + name if name in _OURS or name.startswith(ESCAPE) else name, value)
+        if _fits(pair[0]) and _fits(pair[1]):
+            user.append(pair)
+        else:
+            lost.append(name if _fits(name) else "header")
+    user += _facts_of(message, envelope, lost)
     return Properties(
-        payload_format_indicator=1 if envelope.text else None,
-        content_type=_fitting(envelope.content_type),
-        response_topic=_fitting(envelope.reply_to),
-        correlation_data=envelope.correlation if len(envelope.correlation or b"") <= 0xFFFF else None,
+        payload_format_indicator=1 if envelope.text and message.payload is not None else None,
+        content_type=content_type,
+        response_topic=reply_to,
+        correlation_data=correlation,
         user_properties=user,
     ).encode()
 
 
-def _fitting(text: str | None) -> str | None:
-    """Text that MQTT can carry: 65,535 bytes, no NUL."""
-    return text if text and "\0" not in text and len(text.encode()) <= 0xFFFF else None
+def _facts_of(message: Message, envelope: Envelope, lost: list[str]) -> list[tuple[str, str]]:
+    """What MQTT has no property for. The id and the sender are told of what comes from elsewhere."""
+    said: list[tuple[str, str]] = []
+    if message.number:
+        said.append((ID, message.id))
+    if message.sender:
+        said.append((FROM, message.sender))
+    if envelope.key is not None:
+        key = user_property(KEY, envelope.key)
+        if _fits(key[1]):
+            said.append(key)
+        else:
+            lost.append(KEY)
+    if envelope.cause is not None:
+        said.append((CAUSE, envelope.cause))
+    if envelope.hops:
+        said.append((HOPS, str(envelope.hops)))
+    if envelope.sent_ms is not None:
+        said.append((SENT, str(envelope.sent_ms)))
+    if message.payload is None:
+        said.append((NULL, "payload"))
+    return [*said, *((LOST, what) for what in lost)]
 
 
-def _user_property(name: str, value: bytes | None) -> tuple[str, str]:
+def _fits(text: str) -> bool:
+    """Whether it can be a string of MQTT's: 65,535 bytes, no NUL."""
+    return "\0" not in text and len(text.encode()) <= TEXT_BYTES_MAX
+
+
+def user_property(name: str, value: bytes | None) -> tuple[str, str]:
     """A header as a user property; bytes that are no text go as base64 under a marked name (docs/crossings.md)."""
     if value is None:
-        return name + ";null", ""
+        return name + NULL_SUFFIX, ""
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        return name + BASE64_SUFFIX, base64.b64encode(value).decode()
-    if "\0" in text:
+        text = "\0"
+    if "\0" in text or name.endswith((BASE64_SUFFIX, NULL_SUFFIX)):
         return name + BASE64_SUFFIX, base64.b64encode(value).decode()
     return name, text
+
+
+def header_of(name: str, text: str) -> Header:
+    """The header a user property says: ``user_property`` the other way. A mark that fits not is part of the name."""
+    if name.endswith(NULL_SUFFIX) and not text:
+        return name.removesuffix(NULL_SUFFIX), None
+    if name.endswith(BASE64_SUFFIX):
+        try:
+            return name.removesuffix(BASE64_SUFFIX), base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            pass
+    return name, text.encode()
