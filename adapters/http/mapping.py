@@ -2,13 +2,14 @@
 
     Content-Type        content type            Mesh-Reply-To     reply-to, a channel name
     Mesh-H-{name}       the header {name}       Mesh-Correlation  correlation bytes
+    Mesh-N-{name}       the same, its value null
     Mesh-Cause          id of what it follows   Mesh-Key          key bytes
     Mesh-Expires-Ms     lifetime left, ms       Mesh-Sent-Ms      the sender's clock, ms since the epoch
     Mesh-Hops           links it came through   traceparent, tracestate as they are
 
 Values are percent-encoded where a header could not hold them. Header names are case-insensitive in HTTP and not
 in the mesh: a capital letter (or what is no token character) in {name} is percent-encoded, and without that it
-means the small letter. A header whose value is null has no spelling here; the JSON form of a message has it.
+means the small letter.
 
 CloudEvents attributes are headers under their own names, as in the MQTT binding, recognised by ``specversion``;
 in HTTP they are ``ce-…`` (binary mode) or stay in the body, which passes untouched (structured mode).
@@ -18,22 +19,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Final
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
 from dragoman.adapters.serving.problems import MediaTypeError
+from dragoman.routing.events import event_facts
 from dragoman.routing.message import EMPTY, NEVER, Envelope, Header, Message, parse_id
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 USER_PREFIX: Final = "mesh-h-"
+NULL_PREFIX: Final = "mesh-n-"
 EVENT_PREFIX: Final = "ce-"
 STRUCTURED: Final = "application/cloudevents+json"
 STRUCTURED_BATCH: Final = "application/cloudevents-batch"
 
 HOPS_MAX: Final = 255
+SENT_MAX_MS: Final = 1 << 49
+"""Fifteen digits, which is the year 19,000."""
+
 LIFETIME_MAX_MS: Final = (1 << 32) * 1000
 """MQTT counts an expiry in seconds as a u32; longer could not be carried there."""
 
@@ -49,15 +54,17 @@ Fields = Iterable[tuple[str, str]]
 """Header fields as they came, in order, duplicates kept; bytes that are not UTF-8 as surrogates."""
 
 
-def envelope_of(fields: Fields, body: bytes, now_ms: int) -> Envelope | None:
-    """The envelope a publisher's header fields describe, None if they say nothing. Raises RefusedError."""
+def envelope_of(fields: Fields, body: bytes, now_ms: int) -> Envelope:
+    """The envelope a publisher's header fields describe. Raises RefusedError."""
     said: dict[str, str] = {}
     headers: list[Header] = []
     event: dict[str, str] = {}
     for name, value in fields:
         field = name.lower()
         if field.startswith(USER_PREFIX):
-            headers.append((_user_name(field[len(USER_PREFIX) :]), unescaped(value)))
+            headers.append((_user_name(field, USER_PREFIX), unescaped(value)))
+        elif field.startswith(NULL_PREFIX):
+            headers.append((_user_name(field, NULL_PREFIX), None))
         elif field.startswith(EVENT_PREFIX):
             event[field[len(EVENT_PREFIX) :]] = _event_value(field, value)
         elif field in _TRACE:
@@ -72,16 +79,16 @@ def envelope_of(fields: Fields, body: bytes, now_ms: int) -> Envelope | None:
         event = _structured(body)
     elif kind.startswith("application/cloudevents"):
         raise _unsupported(f"structured CloudEvents are taken as {STRUCTURED}, not as {kind}")
-    sent_ms = _integer(said, "mesh-sent-ms", 1 << 53)
     if event:
         headers = [*_event_headers(event), *headers]
-        sent_ms = _event_time(event) if sent_ms is None else sent_ms
+    facts = event_facts(headers)
+    sent_ms = _integer(said, "mesh-sent-ms", SENT_MAX_MS)
     lifetime = _integer(said, "mesh-expires-ms", LIFETIME_MAX_MS)
-    key = said.get("mesh-key", event.get("partitionkey"))
+    key = said.get("mesh-key")
     correlation = said.get("mesh-correlation")
-    envelope = Envelope(
-        sent_ms=sent_ms,
-        key=None if key is None else unescaped(key) if "mesh-key" in said else key.encode(),
+    return Envelope(
+        sent_ms=facts.sent_ms if sent_ms is None else sent_ms,
+        key=facts.key if key is None else unescaped(key),
         headers=tuple(headers),
         content_type=_content_type(content_type),
         reply_to=_text(said, "mesh-reply-to"),
@@ -91,13 +98,6 @@ def envelope_of(fields: Fields, body: bytes, now_ms: int) -> Envelope | None:
         hops=_integer(said, "mesh-hops", HOPS_MAX) or 0,
         text="charset=utf-8" in (content_type or "").lower().replace('"', "").replace(" ", ""),
     )
-    return envelope if said.keys() & _SPOKEN or headers else None
-
-
-_SPOKEN: Final = {
-    *("content-type", "mesh-sent-ms", "mesh-expires-ms", "mesh-key", "mesh-correlation"),
-    *("mesh-reply-to", "mesh-cause", "mesh-hops"),
-}
 
 
 def fields_of(message: Message, now_ms: int) -> list[tuple[str, str]]:
@@ -129,8 +129,8 @@ def fields_of(message: Message, now_ms: int) -> list[tuple[str, str]]:
     event = envelope.header("specversion") is not None
     for name, value in envelope.headers:
         if value is None:
-            continue
-        if name in _TRACE and _FIELD_VALUE.fullmatch(value.decode("latin-1")):
+            fields.append((NULL_PREFIX + _spelt(name), ""))
+        elif name in _TRACE and _FIELD_VALUE.fullmatch(value.decode("latin-1")):
             fields.append((name, value.decode("ascii")))
         elif event and _EVENT_NAME.fullmatch(name):
             fields.append((EVENT_PREFIX + name, quote_from_bytes(value, safe=_SAFE_EVENT)))
@@ -164,13 +164,13 @@ def _spelt(name: str) -> str:
     return re.sub(r"%[0-9A-F]{2}|[A-Z]", lambda m: m[0] if len(m[0]) > 1 else f"%{ord(m[0]):02X}", token)
 
 
-def _user_name(field: str) -> str:
+def _user_name(field: str, prefix: str) -> str:
     try:
-        name = unescaped(field).decode()
+        name = unescaped(field[len(prefix) :]).decode()
     except UnicodeDecodeError:
         name = ""
     if not name:
-        raise _invalid(f"{USER_PREFIX}{field!r} names no header")
+        raise _invalid(f"{field!r} names no header")
     return name
 
 
@@ -245,15 +245,6 @@ def _event_headers(event: dict[str, str]) -> list[Header]:
         if not _EVENT_NAME.fullmatch(name):
             raise _invalid(f"CloudEvents attributes are named with small letters and digits, not {name!r}")
     return [(name, value.encode()) for name, value in event.items() if name != "datacontenttype"]
-
-
-def _event_time(event: dict[str, str]) -> int | None:
-    """``time`` as the sender's clock, where it is a legal one; the attribute itself travels in any case."""
-    try:
-        at = datetime.fromisoformat(event.get("time", ""))
-        return int(at.timestamp() * 1000) if at.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None
 
 
 def _invalid(detail: str) -> RefusedError:

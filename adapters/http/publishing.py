@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from dragoman.adapters.http.session import RequestSession
-from dragoman.routing.names import shown
+from dragoman.routing.names import check_name, shown
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ async def publish(
     broker: Broker, session: RequestSession, message: Message, idempotency_key: str | None, within_ms: int
 ) -> None:
     """Publishes and waits until the message is as safe as its channel makes it. Raises RefusedError."""
+    envelope = message.envelope
+    if envelope is not None and envelope.reply_to is not None:
+        fault = check_name(envelope.reply_to)
+        if fault is not None:
+            raise RefusedError(Refusal(fault.reason, f"the reply-to names no channel: {fault.detail}"))
+        message.envelope = broker.verbs.absolute(session, envelope)
     dedupe = None
     if idempotency_key is not None:
         if not 0 < len(idempotency_key) <= IDEMPOTENCY_KEY_MAX:
