@@ -45,7 +45,7 @@ def from_base64(text: str) -> bytes | Refusal:
 
 
 def message_json(message: Message) -> JsonObject:
-    """A message as mesh tools show it. Absent facts are absent; ``text`` or ``base64``, neither for a tombstone."""
+    """A message as mesh tools show it. Absent facts are absent; ``text``, ``base64`` or ``tombstone``."""
     envelope = message.envelope or EMPTY
     shown: JsonObject = {
         "channel": message.name,
@@ -56,6 +56,8 @@ def message_json(message: Message) -> JsonObject:
     if message.payload is not None:
         text = text_of(message.payload)
         shown["base64" if text is None else "text"] = base64_of(message.payload) if text is None else text
+    else:
+        shown["tombstone"] = True
     if message.sender:
         shown["sender"] = message.sender
     if message.retain:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
-from dragoman.adapters.mcp.contents import from_base64, message_json
+from dragoman.adapters.mcp.contents import message_json
+from dragoman.adapters.mcp.saying import envelope_of, payload_of
 from dragoman.adapters.mcp.session import Inbox, McpSession
 from dragoman.broker.subscription import Start
 from dragoman.routing.cards import Query
-from dragoman.routing.message import Envelope, Message, parse_id
+from dragoman.routing.message import Message, parse_id
 from dragoman.routing.names import check_name, shown
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -44,9 +45,12 @@ class MeshActs:
 
     async def publish(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
         """Says something in a channel; answers when it is safe."""
-        payload = _payload(given)
+        payload = payload_of(given)
+        envelope = envelope_of(given, self._broker.clock.now_ms())
         if isinstance(payload, Refusal):
             return payload
+        if isinstance(envelope, Refusal):
+            return envelope
         cause = given.get("cause")
         if cause is not None and parse_id(cause) is None:
             return Refusal(Reason.ARGUMENTS_INVALID, f"cause is no message id: {shown(cause)}")
@@ -60,7 +64,7 @@ class MeshActs:
             wish=1 if given.get("durable", True) else 0,
             sender=session.agent,
             retain=given.get("retain", False),
-            envelope=self._envelope(given),
+            envelope=self._broker.verbs.absolute(session, envelope),
         )
         key = given.get("idempotency_key")
         dedupe = None if key is None else (f"mcp:{caller.principal.name}:{caller.agent}", key)
@@ -210,27 +214,6 @@ class MeshActs:
         found: asyncio.Future[Page | Refusal] = asyncio.get_running_loop().create_future()
         self._broker.read(session, name, offset, budget, lambda page: None if found.done() else found.set_result(page))
         return await found
-
-    def _envelope(self, given: JsonObject) -> Envelope:
-        expires_s = given.get("expires_s")
-        correlation = given.get("correlation")
-        key = given.get("key")
-        return Envelope(
-            content_type=given.get("content_type"),
-            headers=tuple((name, value.encode()) for name, value in given.get("headers", {}).items()),
-            reply_to=given.get("reply_to"),
-            correlation=None if correlation is None else correlation.encode(),
-            key=None if key is None else key.encode(),
-            cause=given.get("cause"),
-            expires_ms=0 if expires_s is None else self._broker.clock.now_ms() + int(expires_s * 1000),
-            text="text" in given,
-        )
-
-
-def _payload(given: JsonObject) -> bytes | Refusal:
-    if ("text" in given) == ("base64" in given):
-        return Refusal(Reason.ARGUMENTS_INVALID, "give the payload as text, or as base64, not both")
-    return from_base64(given["base64"]) if "base64" in given else str(given["text"]).encode()
 
 
 def _agent_json(agent: Agent) -> dict[str, Any]:

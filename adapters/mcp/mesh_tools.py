@@ -91,6 +91,7 @@ _LEASE: Final[dict[str, Any]] = {
 }
 _CURSOR: Final[dict[str, Any]] = {"type": "string", "minLength": 1, "maxLength": 200}
 
+_HEADER: Final = _object({"name": _TEXT, "value": _TEXT, "value_base64": _TEXT}, "name")
 _MESSAGE: Final[dict[str, Any]] = _object(
     {
         "channel": _TEXT,
@@ -99,6 +100,7 @@ _MESSAGE: Final[dict[str, Any]] = _object(
         "time_ms": _COUNT,
         "text": {"type": "string", "description": "The payload, if it is text."},
         "base64": {"type": "string", "description": "The payload, if it is not."},
+        "tombstone": {"type": "boolean", "description": "There is no payload, not even an empty one."},
         "sender": _TEXT,
         "retained": {"type": "boolean"},
         "content_type": _TEXT,
@@ -114,7 +116,7 @@ _MESSAGE: Final[dict[str, Any]] = _object(
         "headers": {
             "type": "array",
             "description": "In order. The value is text, or base64, or neither if it has none.",
-            "items": _object({"name": _TEXT, "value": _TEXT, "value_base64": _TEXT}, "name"),
+            "items": _HEADER,
         },
     },
     "channel",
@@ -143,10 +145,20 @@ _TABLE: Final[dict[str, dict[str, Any]]] = {
                 "content_type": {"type": "string", "description": "Such as application/json."},
                 "retain": {"type": "boolean", "description": "Keep it as the channel's current value."},
                 "durable": {"type": "boolean", "description": "Default true: readers that are away may get it too."},
-                "headers": {"type": "object", "additionalProperties": _TEXT, "maxProperties": 64},
+                "tombstone": {"type": "boolean", "description": "No payload at all, instead of text: it is deleted."},
+                "headers": {
+                    "description": "Names and values; or a list as messages show them, where order, repeated names, "
+                    "binary or absent values matter.",
+                    "anyOf": [
+                        {"type": "object", "additionalProperties": _TEXT, "maxProperties": 64},
+                        {"type": "array", "items": _HEADER, "maxItems": 64},
+                    ],
+                },
                 "key": {"type": "string", "description": "Partition or compaction key."},
+                "key_base64": {"type": "string", "description": "The key, if it is not text."},
                 "reply_to": {"type": "string", "description": "The channel where an answer is expected."},
                 "correlation": {"type": "string", "description": "What an answer should carry back."},
+                "correlation_base64": {"type": "string", "description": "The same, if it is not text."},
                 "cause": {"type": "string", "description": "The id of the message this one answers or follows."},
                 "expires_s": {"type": "number", "exclusiveMinimum": 0, "maximum": 10**9},
                 "idempotency_key": {

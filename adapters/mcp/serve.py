@@ -18,6 +18,7 @@ from dragoman.adapters.mcp.listen import listen
 from dragoman.adapters.mcp.mesh_acts import MeshActs
 from dragoman.adapters.mcp.mesh_tools import MeshTool, mesh_tools
 from dragoman.adapters.mcp.resources import TEMPLATES, list_channels, read_channel, read_cursor, write_cursor
+from dragoman.adapters.mcp.saying import traced
 from dragoman.adapters.mcp.session import McpSession
 from dragoman.broker.history import What
 from dragoman.broker.presence import State
@@ -113,17 +114,19 @@ class MeshServe:
             return refused_result(Refusal(Reason.ARGUMENTS_INVALID, "text that is no Unicode, or nested too deeply"))
         mesh_tool = self._mesh_tools.get(params.name)
         if mesh_tool is not None:
-            return await self._call_mesh(caller, mesh_tool, arguments)
+            return await self._call_mesh(caller, mesh_tool, arguments, request)
         tool = self._catalog.find(caller.principal, params.name)
         if tool is None:
             raise RpcError(INVALID_PARAMS, f"Unknown tool: {shown(params.name)}")
         with self._session(caller) as session:
             return await self._skills.ask(session, tool, request, arguments)
 
-    async def _call_mesh(self, caller: Caller, tool: MeshTool, arguments: JsonObject) -> JsonObject:
+    async def _call_mesh(self, caller: Caller, tool: MeshTool, arguments: JsonObject, request: Request) -> JsonObject:
         faults = tool.check.faults(arguments)
         if faults:
             return refused_result(Refusal(Reason.ARGUMENTS_INVALID, "; ".join(faults)))
+        if tool.shown["name"] == "mesh_publish":
+            arguments = traced(arguments, request.params)
         with self._session(caller) as session:
             outcome = await tool.act(caller, session, arguments)
         return refused_result(outcome) if isinstance(outcome, Refusal) else mesh_result(outcome)
