@@ -59,11 +59,12 @@ async def _serve(config: Config, ready_file: Path | None, say: Say) -> int:
     await mesh.start()
     took_ms = round((time.monotonic() - started) * 1000)
     try:
-        if ready_file is not None:
-            _write_whole(ready_file, json.dumps({"pid": os.getpid(), **mesh.addresses}))
         for line in _opening(config, mesh.addresses, mesh.broker.log, took_ms):
             say(line)
         _settle_garbage_collector()
+        # Last: whoever waits for this file may go on at once, and reads all that was said before.
+        if ready_file is not None:
+            _write_whole(ready_file, json.dumps({"pid": os.getpid(), **mesh.addresses}))
         code = await ended.wait()
         say("stopping: no new connections, everyone is told, everything is flushed")
     finally:
