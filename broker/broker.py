@@ -21,6 +21,8 @@ from dragoman.broker.gate import Action, Verdict
 from dragoman.broker.log.contract import DONE, Ticket
 from dragoman.broker.mailbox import Mailboxes
 from dragoman.broker.post import Post
+from dragoman.broker.principal import EMBEDDED
+from dragoman.broker.probes import add_probes
 from dragoman.broker.pump import Page
 from dragoman.broker.retention import Limits
 from dragoman.broker.rooms import Rooms
@@ -105,30 +107,12 @@ class Broker:
             release=self.directory.release,
         )
         self.post = Post(self.directory, self.verbs, self.mailboxes)
-        self._add_probes()
+        add_probes(metrics, self.core, self.calls, self.verbs)
         #: lists the sessions a protocol keeps for absent clients; each adapter that keeps some adds itself
         self.kept_sessions: dict[str, Callable[[], Iterator[KeptSession]]] = {}
         self._sessions: dict[Session, dict[Subscription, None]] = {}
         self._waiters: dict[Ticket, list[Callable[[Refusal | None], None]]] = {}
         self._stopping = False
-
-    def _add_probes(self) -> None:
-        """What is read from its owner when somebody collects the metrics."""
-        log, core, calls = self.log, self.core, self.calls
-        probes: tuple[tuple[str, str, Callable[[], float]], ...] = (
-            ("log_oldest_uncommitted_ms", "Age of the oldest thing waiting for a commit", log.oldest_uncommitted_ms),
-            ("log_uncommitted_bytes", "Bytes waiting for a commit", log.uncommitted_bytes),
-            ("log_used_bytes", "Bytes the log holds, against its budget", log.bytes_used),
-            ("ring_bytes", "Bytes of recent messages in memory", lambda: core.rings.used_bytes),
-            ("retained", "Channels that hold a retained value", lambda: core.commits.retained_count),
-            ("calls_pending", "Calls without an answer yet", lambda: calls.pending),
-            ("calls_started", "Calls since the start", lambda: calls.started_total),
-            ("calls_failed", "Calls that ended without an answer since the start", lambda: calls.failed_total),
-            ("answers_late", "Answers refused as late since the start", lambda: calls.late_total),
-            ("verbs_unheard", "Answers that reached nobody since the start", lambda: self.verbs.unheard_total),
-        )
-        for name, help_text, read in probes:
-            self.metrics.probe(f"dragoman_{name}", help_text, read)
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -532,7 +516,9 @@ class Broker:
         retention_messages: int | None = None,
     ) -> Channel | Refusal:
         """Asks a channel to keep what is said in it, within these limits and no others. Created if need be."""
-        refusal = self._ending() or check_name(name) or self._may(session, Action.CREATE, name)
+        refusal = self._ending() or check_name(name) or self._undeclarable(session, name)
+        if refusal is None:
+            refusal = self._may(session, Action.CREATE, name)
         if refusal is not None:
             return self._no(refusal)
         channel = self._open(session, name)
@@ -541,6 +527,14 @@ class Broker:
         self.channels.declare(channel, keep, Limits(retention_ms, retention_bytes, retention_messages))
         channel.refresh()
         return channel
+
+    def _undeclarable(self, session: Session, name: str) -> Refusal | None:
+        """Verbs are no channels, and what is kept below ``$``, such as mail, follows rules of its own."""
+        if self.verbs.owns(name):
+            return Refusal(Reason.NAME_INVALID, f"{shown(name)} is a verb, not a channel: it keeps nothing")
+        if name.startswith("$") and session.principal is not EMBEDDED:
+            return Refusal(Reason.NOT_AUTHORIZED, f"the mesh alone says what {shown(name)} keeps: it begins with $")
+        return None
 
     # -- within --------------------------------------------------------------------------------------
 

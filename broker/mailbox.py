@@ -105,6 +105,15 @@ class Mailbox:
                 del attachment.holds[position]
                 self.group.put_back(position)
 
+    @property
+    def attached(self) -> bool:
+        """Whether a live connection has mail pushed to it."""
+        return bool(self._attached)
+
+    def heard(self, mail: Message) -> Message:
+        """Mail that was pulled, as its agent is to hear it: under the name it was said to."""
+        return _as_heard(mail, self._inbox)
+
     def full(self, size: int, settings: GroupSettings) -> bool:
         """Whether ``size`` more bytes are too much."""
         return self.count >= settings.mail_max or self.bytes + size > settings.mail_bytes_max
@@ -195,6 +204,10 @@ class Mailboxes:
     def exists(self, agent: str) -> bool:
         """Whether mail can be left for this agent."""
         return agent in self._mailboxes
+
+    def get(self, agent: str) -> Mailbox | None:
+        """The agent's mailbox, if it has one. Its group asks itself who may use it."""
+        return self._mailboxes.get(agent)
 
     def of(self, session: Session, agent: str) -> Mailbox | Refusal:
         """The mailbox for its agent to pull from (``.group``), made if need be. Nobody else gets at it."""

@@ -119,7 +119,7 @@ class Metrics:
         self.dropped: dict[str, int] = {}
         self.refused: dict[str, int] = {}
         self._wires: dict[str, Wire] = {}
-        self._probes: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._probes: dict[str, tuple[Kind, str, Callable[[], float]]] = {}
 
     def drop(self, reason: str, n: int = 1) -> None:
         """Counts messages that will not be delivered, with a reason from the code (never a peer's text)."""
@@ -140,11 +140,11 @@ class Metrics:
             wire = self._wires[protocol] = Wire(protocol)
         return wire
 
-    def probe(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """Adds a gauge that is read when collected, named ``dragoman_…``. ``read`` must not block."""
+    def probe(self, name: str, help_text: str, read: Callable[[], float], kind: Kind = "gauge") -> None:
+        """Adds what is read when collected, named ``dragoman_…``. ``read`` must not block; a counter only rises."""
         assert name.startswith("dragoman_"), f"metric names begin with dragoman_: {name!r}"
         assert name not in self._probes, f"a second probe called {name!r}"
-        self._probes[name] = (help_text, read)
+        self._probes[name] = (kind, help_text, read)
 
     def collect(self) -> Iterator[Sample]:
         """Every counter with its name, samples of one name in a row. Cheap enough to ask each second."""
@@ -157,5 +157,5 @@ class Metrics:
         for attribute, name, kind, help_text in _WIRE:
             for protocol, wire in sorted(self._wires.items()):
                 yield Sample(name, kind, help_text, (("protocol", protocol),), getattr(wire, attribute))
-        for name, (help_text, read) in self._probes.items():
-            yield Sample(name, "gauge", help_text, (), read())
+        for name, (kind, help_text, read) in self._probes.items():
+            yield Sample(name, kind, help_text, (), read())

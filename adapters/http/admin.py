@@ -55,13 +55,17 @@ class CountersDocument(Document):
 
 
 class ConnectionDocument(Document):
-    """A session attached now. ``id`` names it for as long as it lasts."""
+    """A session attached now. ``id`` names it for as long as it lasts.
+
+    ``behind``: it is slower than what is said to it; the mesh keeps its places and goes on when it has room again.
+    """
 
     id: str
     protocol: str
     principal: str
     agent: str
     subscriptions: list[str]
+    behind: bool
 
 
 class ConnectionsDocument(Document):
@@ -141,7 +145,12 @@ async def _agents(exchange: Exchange) -> web.StreamResponse:
 
 async def _connections(exchange: Exchange) -> web.StreamResponse:
     wanted = exchange.text("agent")
-    sessions = [s for s in exchange.broker.sessions() if wanted is None or s.agent == wanted]
+    behind, waits = exchange.flag("behind"), exchange.broker.core.pump.waits
+    sessions = [
+        session
+        for session in exchange.broker.sessions()
+        if (wanted is None or session.agent == wanted) and (behind is None or waits(session) is behind)
+    ]
     limit = exchange.integer("limit") or LIST_MAX
     shown = [_connection(exchange, session) for session in sessions[:limit]]
     return respond(ConnectionsDocument(total=len(sessions), connections=shown))
@@ -155,6 +164,7 @@ def _connection(exchange: Exchange, session: Session) -> ConnectionDocument:
         principal=session.principal.name,
         agent=session.agent,
         subscriptions=[subscription.filter for subscription in subscriptions],
+        behind=exchange.broker.core.pump.waits(session),
     )
 
 
@@ -221,8 +231,9 @@ def _definitions() -> Iterator[Definition]:
     text = Parameter("text", "words that all occur in the id or the card")
     yield read_only("agents", "adminAgents", "Agents", _agents, AgentsDocument, text, LIMIT)
     agent = Parameter("agent", "only those that speak as this agent")
+    behind = Parameter("behind", "true: only slow readers; false: only the others", "flag")
     yield read_only(
-        "connections", "connections", "Who is attached now", _connections, ConnectionsDocument, agent, LIMIT
+        "connections", "connections", "Who is attached now", _connections, ConnectionsDocument, agent, behind, LIMIT
     )
     yield read_only("log", "logStatistics", "What the log counts", _log, CountersDocument)
     yield read_only("config", "config", "Every value in force and where it came from", _config, ConfigDocument)

@@ -112,7 +112,16 @@ async def _events(exchange: Exchange, name: str) -> web.StreamResponse:
 async def _declare(exchange: Exchange, name: str) -> web.StreamResponse:
     order = await exchange.document(DeclareRequest)
     keep = Keep[order.keeps.upper()]
-    channel = granted(exchange.broker.declare(RequestSession(exchange.principal, exchange.agent), name, keep))
+    channel = granted(
+        exchange.broker.declare(
+            RequestSession(exchange.principal, exchange.agent),
+            name,
+            keep,
+            retention_ms=order.retention_ms,
+            retention_bytes=order.retention_bytes,
+            retention_messages=order.retention_messages,
+        )
+    )
     return respond(channel_document(channel))
 
 
@@ -155,6 +164,7 @@ def _chunks(names: list[str]) -> Iterator[list[str]]:
 
 def channel_document(channel: Channel) -> ChannelDocument:
     """A channel as JSON."""
+    limits = channel.core.retention.of(channel)
     return ChannelDocument(
         name=channel.name,
         number=f"{channel.number:x}",
@@ -163,6 +173,9 @@ def channel_document(channel: Channel) -> ChannelDocument:
         declared=Keep(channel.declared).name.lower(),
         time_ms=channel.last_ms,
         retained=channel.retained is not None,
+        retention_ms=limits.ms,
+        retention_bytes=limits.bytes,
+        retention_messages=limits.messages,
     )
 
 
@@ -274,7 +287,7 @@ DEFINITIONS: Final = (
         "/v1/channels",
         "declareByQuery",
         "channels",
-        "Say what the channel called ?name= is to keep",
+        "Say what the channel called ?name= is to keep, and how much of it",
         _declare_by_query,
         replies=_DECLARED,
         query=(Parameter("name", _NAME_IN_QUERY, "channel", required=True),),
@@ -286,7 +299,7 @@ DEFINITIONS: Final = (
         "/v1/channels/{name}",
         "declareChannel",
         "channels",
-        "Say what a channel is to keep on disk",
+        "Say what a channel is to keep on disk, and how much of it",
         _declare_by_path,
         replies=_DECLARED,
         parameters=(_NAME,),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from dragoman.routing.message import EMPTY, NEVER, Message
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
+"""At least one, and a number that every JSON reader holds exactly."""
 
 
 class Document(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -92,13 +95,20 @@ class GapDocument(Document):
 
 
 class DeclareRequest(Request):
-    """What a channel is to keep in the log: ``none``, ``acked`` (what wishes at least once) or ``all``."""
+    """What a channel is to keep in the log: ``none``, ``acked`` (what wishes at least once) or ``all``.
+
+    At most so old, so many bytes and so many messages; a limit left out is none, also where there was one. The
+    log's own budget holds in any case.
+    """
 
     keeps: Literal["none", "acked", "all"]
+    retention_ms: Limit | None = None
+    retention_bytes: Limit | None = None
+    retention_messages: Limit | None = None
 
 
 class ChannelDocument(Document):
-    """A channel as it is now. ``keeps`` is none, acked or all."""
+    """A channel as it is now. ``keeps`` is none, acked or all; ``retention_…`` what it was declared to keep at most."""
 
     name: str
     number: str
@@ -107,6 +117,9 @@ class ChannelDocument(Document):
     declared: str = "none"
     time_ms: int = 0
     retained: bool = False
+    retention_ms: int | None = None
+    retention_bytes: int | None = None
+    retention_messages: int | None = None
 
 
 class ChannelsDocument(Document):

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from dragoman.adapters.http.definitions import (
-    AGENT,
-    Definition,
-    Exchange,
-    Parameter,
-    Reply,
-    granted,
-    invalid,
-    nothing,
-    respond,
-)
-from dragoman.adapters.http.documents import Document, MessageDocument, PageDocument, Request, message_document
+from dragoman.adapters.http import deliveries
+from dragoman.adapters.http.definitions import AGENT, Definition, Exchange, Parameter, Reply, granted, nothing, respond
+from dragoman.adapters.http.documents import Document, Request
 from dragoman.adapters.http.session import RequestSession
-from dragoman.adapters.serving import problems
-from dragoman.broker.pump import Page
 from dragoman.routing.names import shown
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
-    from dragoman.broker.jobs import Delivery
     from dragoman.broker.workgroup import WorkGroup
-
-IDS_MAX: Final = 10_000
-"""Delivery ids in one request; ten full pulls."""
 
 
 class GroupRequest(Request):
@@ -43,26 +27,6 @@ class GroupRequest(Request):
     backoff_ms: int | None = None
     backoff_max_ms: int | None = None
     dead_letter: str | None = None
-
-
-class IdsRequest(Request):
-    """Deliveries of this group, by the ids the pull gave them."""
-
-    ids: list[str]
-
-
-class ExtendRequest(Request):
-    """More time for deliveries: their leases end so long from now."""
-
-    ids: list[str]
-    lease_ms: int
-
-
-class RejectRequest(Request):
-    """Deliveries that failed; again after ``delay_ms``, or after the group's backoff."""
-
-    ids: list[str]
-    delay_ms: int | None = None
 
 
 class GroupDocument(Document):
@@ -87,27 +51,6 @@ class GroupsDocument(Document):
     """Groups you may pull from."""
 
     groups: list[GroupDocument]
-
-
-class DeliveryDocument(Document):
-    """A message leased to you. ``count`` 1: for the first time. Ack it by ``delivery`` before the lease ends."""
-
-    delivery: str
-    count: int
-    lease_ms: int
-    message: MessageDocument
-
-
-class DeliveriesDocument(Document):
-    """What a pull got; nothing if nothing came in time."""
-
-    deliveries: list[DeliveryDocument]
-
-
-class SettledDocument(Document):
-    """The ids that were refused, each with why; all others are done."""
-
-    refused: dict[str, problems.Problem]
 
 
 def group_document(group: WorkGroup) -> GroupDocument:
@@ -161,12 +104,7 @@ async def _open(exchange: Exchange) -> web.StreamResponse:
             dead_letter=order.dead_letter,
         )
     )
-    within_ms = exchange.surface.settings.confirm_max_ms
-    try:
-        async with asyncio.timeout(within_ms / 1000):
-            await exchange.broker.safe(group.ticket)
-    except TimeoutError:
-        raise RefusedError(Refusal(Reason.DEADLINE_PASSED, f"not confirmed within {within_ms} ms")) from None
+    await deliveries.confirmed(exchange, group.ticket)
     return respond(group_document(group))
 
 
@@ -185,101 +123,14 @@ async def _close(exchange: Exchange) -> web.StreamResponse:
     return nothing()
 
 
-async def _pull(exchange: Exchange) -> web.StreamResponse:
-    session = _session(exchange)
-    group = _group(exchange)
-    done: asyncio.Future[Sequence[Delivery] | Refusal] = asyncio.get_running_loop().create_future()
-    with exchange.surface.attached(session):
-        pull = granted(
-            group.pull(
-                session,
-                exchange.integer("max") or 1,
-                lambda result: None if done.done() else done.set_result(result),
-                wait_ms=min(exchange.integer("wait_ms") or 0, exchange.surface.settings.wait_max_ms),
-                lease_ms=exchange.integer("lease_ms"),
-            )
-        )
-        try:
-            deliveries = granted(await done)
-        finally:
-            if pull is not None:
-                group.cancel(pull)
-    return respond(
-        DeliveriesDocument(
-            deliveries=[
-                DeliveryDocument(
-                    delivery=delivery.id,
-                    count=delivery.count,
-                    lease_ms=delivery.lease_ms,
-                    message=message_document(delivery.message),
-                )
-                for delivery in deliveries
-            ]
-        )
-    )
-
-
-async def _ack(exchange: Exchange) -> web.StreamResponse:
-    order = await exchange.document(IdsRequest)
-    return _settled(_group(exchange).ack(_session(exchange), _ids(order.ids)))
-
-
-async def _extend(exchange: Exchange) -> web.StreamResponse:
-    order = await exchange.document(ExtendRequest)
-    if order.lease_ms < 1:
-        raise invalid(f"lease_ms is 1 or more, not {order.lease_ms}")
-    return _settled(_group(exchange).extend(_session(exchange), _ids(order.ids), order.lease_ms))
-
-
-async def _reject(exchange: Exchange) -> web.StreamResponse:
-    order = await exchange.document(RejectRequest)
-    if order.delay_ms is not None and order.delay_ms < 0:
-        raise invalid(f"delay_ms is 0 or more, not {order.delay_ms}")
-    return _settled(_group(exchange).reject(_session(exchange), _ids(order.ids), order.delay_ms))
-
-
-def _ids(ids: list[str]) -> list[str]:
-    if not 0 < len(ids) <= IDS_MAX:
-        raise invalid(f"a request names 1 to {IDS_MAX} deliveries, not {len(ids)}")
-    return ids
-
-
-def _settled(refused: dict[str, Refusal]) -> web.StreamResponse:
-    return respond(SettledDocument(refused={id_: problems.describe(refusal) for id_, refusal in refused.items()}))
-
-
-async def _dead_letters(exchange: Exchange) -> web.StreamResponse:
-    group = _group(exchange)
-    settings = exchange.surface.settings
-    done: asyncio.Future[Page | Refusal] = asyncio.get_running_loop().create_future()
-    group.dead_letters(
-        _session(exchange),
-        exchange.integer("offset"),
-        settings.page_max_bytes,
-        lambda page: None if done.done() else done.set_result(page),
-    )
-    try:
-        async with asyncio.timeout(settings.confirm_max_ms / 1000):
-            page = granted(await done)
-    except TimeoutError:
-        raise RefusedError(Refusal(Reason.BUSY, "the log takes too long to read", 1_000)) from None
-    return respond(
-        PageDocument(
-            channel=group.terms.dead_letter,
-            number=f"{page.number:x}",
-            first_offset=page.first_offset,
-            next_offset=page.next_offset,
-            messages=[message_document(letter) for letter in page.messages],
-            lost=page.lost,
-        )
-    )
+def _find(exchange: Exchange) -> tuple[RequestSession, WorkGroup]:
+    return _session(exchange), _group(exchange)
 
 
 _GROUP: Final = Parameter("group", "the group's name, percent-encoded as one level", "level")
 _ONE: Final = (_GROUP,)
 _FIELDS: Final = (AGENT,)
 _VIEW: Final = Reply(200, "The group", GroupDocument)
-_SETTLED: Final = Reply(200, "Done, but for those that are named", SettledDocument)
 
 DEFINITIONS: Final = (
     Definition(
@@ -335,14 +186,10 @@ DEFINITIONS: Final = (
         "pull",
         "groups",
         "Lease messages, waiting for them if need be",
-        _pull,
-        replies=(Reply(200, "Leased to you", DeliveriesDocument),),
+        partial(deliveries.pull, find=_find),
+        replies=(deliveries.LEASED,),
         parameters=_ONE,
-        query=(
-            Parameter("max", "the most messages; 1 if not given", "integer", low=1, high=1_000),
-            Parameter("wait_ms", "if there is nothing yet, wait so long for something", "integer", high=86_400_000),
-            Parameter("lease_ms", "how long they are yours; as the group says if not given", "integer", low=1),
-        ),
+        query=deliveries.PULLING,
         fields=_FIELDS,
         problems=(404, 410),
     ),
@@ -352,10 +199,10 @@ DEFINITIONS: Final = (
         "ack",
         "groups",
         "Say that work is done",
-        _ack,
-        replies=(_SETTLED,),
+        partial(deliveries.ack, find=_find),
+        replies=(deliveries.SETTLED,),
         parameters=_ONE,
-        body=IdsRequest,
+        body=deliveries.IdsRequest,
         fields=_FIELDS,
         problems=(404,),
     ),
@@ -365,10 +212,10 @@ DEFINITIONS: Final = (
         "extend",
         "groups",
         "Ask for more time",
-        _extend,
-        replies=(_SETTLED,),
+        partial(deliveries.extend, find=_find),
+        replies=(deliveries.SETTLED,),
         parameters=_ONE,
-        body=ExtendRequest,
+        body=deliveries.ExtendRequest,
         fields=_FIELDS,
         problems=(404,),
     ),
@@ -378,10 +225,10 @@ DEFINITIONS: Final = (
         "reject",
         "groups",
         "Say that work failed; it is delivered again, or becomes a dead letter",
-        _reject,
-        replies=(_SETTLED,),
+        partial(deliveries.reject, find=_find),
+        replies=(deliveries.SETTLED,),
         parameters=_ONE,
-        body=RejectRequest,
+        body=deliveries.RejectRequest,
         fields=_FIELDS,
         problems=(404,),
     ),
@@ -391,10 +238,10 @@ DEFINITIONS: Final = (
         "deadLetters",
         "groups",
         "Messages of this group that were delivered too often",
-        _dead_letters,
-        replies=(Reply(200, "A page of dead letters", PageDocument),),
+        partial(deliveries.dead_letters, find=_find),
+        replies=(deliveries.DEAD,),
         parameters=_ONE,
-        query=(Parameter("offset", "begin here in the dead letters' channel", "integer"),),
+        query=(deliveries.OFFSET,),
         fields=_FIELDS,
         problems=(404,),
     ),

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from dragoman.adapters.http import admin, admin_kept, agents, calls, channels, groups, health, rooms, streams
+from dragoman.adapters.http import admin, admin_kept, agents, calls, channels, groups, health, mailboxes, rooms, streams
 from dragoman.adapters.http.definitions import JSON, Definition, Exchange, Reply, add
 from dragoman.adapters.http.openapi import describe
 from dragoman.adapters.http.surface import Surface
@@ -24,6 +24,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     *channels.DEFINITIONS,
     *streams.DEFINITIONS,
     *agents.DEFINITIONS,
+    *mailboxes.DEFINITIONS,
     *calls.DEFINITIONS,
     *rooms.DEFINITIONS,
     *groups.DEFINITIONS,

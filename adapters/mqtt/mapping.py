@@ -170,11 +170,14 @@ def properties_of(message: Message, identifiers: tuple[int, ...], now_ms: int) -
     envelope = message.envelope
     if envelope is None:
         return forward_properties(b"", expiry=None, subscription_ids=identifiers)
-    expiry = None
-    if envelope.expires_ms != NEVER:
-        expiry = min(max(0, (envelope.expires_ms - now_ms + 999) // 1000), 0xFFFF_FFFF)
+    expiry = None if envelope.expires_ms == NEVER else _seconds(envelope.expires_ms - now_ms)
     raw = envelope.raw if envelope.raw_form == RAW_MQTT5 else _encoded(message, envelope)
     return forward_properties(raw, expiry=expiry, subscription_ids=identifiers)
+
+
+def _seconds(left_ms: int) -> int:
+    """An expiry in whole seconds: the nearest, so that a clock a little late makes no second of it; 0 = over."""
+    return 0 if left_ms <= 0 else min(max(1, (left_ms + 500) // 1000), 0xFFFF_FFFF)
 
 
 def _encoded(message: Message, envelope: Envelope) -> bytes:

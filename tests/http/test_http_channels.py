@@ -12,6 +12,7 @@ from dragoman.adapters.serving.web_settings import WebSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.log.disk_log import DiskLog
 from dragoman.broker.log.settings import LogSettings
+from dragoman.broker.settings import BrokerSettings
 from tests.http.http_mesh import CURL, curl, eventually, http_mesh
 
 
@@ -236,6 +237,64 @@ def test_what_a_declared_channel_keeps_is_there_after_a_restart(tmp_path):
             assert [m["payload"] for m in page["messages"]] == ["safe", "safe too"]
             assert page["number"] == first["number"]
             assert (await mesh.ask("GET", "/readyz"))[0] == 200
+
+    asyncio.run(main())
+
+
+def test_what_is_declared_has_limits_that_hold_after_a_restart(tmp_path):
+    async def main():
+        limits = {"retention_ms": 86_400_000, "retention_bytes": 1 << 20, "retention_messages": 2}
+        async with http_mesh(log=DiskLog(LogSettings(tmp_path))) as mesh:
+            status, channel, _ = await mesh.ask("PUT", "/v1/channels/d", json={"keeps": "all", **limits})
+            assert (status, {name: channel[name] for name in limits}) == (200, limits)
+        async with http_mesh(log=DiskLog(LogSettings(tmp_path)), broker_settings=BrokerSettings(sweep_ms=10)) as mesh:
+            _, listed, _ = await mesh.ask("GET", "/v1/channels?filter=d")
+            assert {name: listed["channels"][0][name] for name in limits} == limits
+            for text in "abcd":
+                await mesh.publish("d", text)
+            number = mesh.broker.channels.by_name["d"].number
+            await eventually(lambda: mesh.broker.log.bounds(number) == (2, 4))
+            status, channel, _ = await mesh.ask("PUT", "/v1/channels/d", json={"keeps": "all"})
+            assert status == 200
+            assert not limits.keys() & channel.keys(), "declared anew: what is left out is no limit"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("limit", ["retention_ms", "retention_bytes", "retention_messages"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, 1 << 53, "1", True])
+def test_a_limit_that_is_none_is_refused(limit, value):
+    async def main():
+        async with http_mesh() as mesh:
+            status, problem, _ = await mesh.ask("PUT", "/v1/channels/d", json={"keeps": "all", limit: value})
+            assert (status, problem["type"]) == (400, "arguments-invalid")
+            assert limit in problem["detail"]
+            assert "d" not in mesh.broker.channels.by_name
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "kind"),
+    [
+        ("mesh", 400, "name-invalid"),
+        ("mesh/to/w", 400, "name-invalid"),
+        ("mesh/call/w/write", 400, "name-invalid"),
+        ("$mesh/v1/x", 403, "not-authorized"),
+        ("$mail/w", 403, "not-authorized"),
+        ("$own/x", 403, "not-authorized"),
+        ("a/%2B", 400, "name-invalid"),
+    ],
+)
+def test_only_channels_are_declared(name, status, kind):
+    async def main():
+        async with http_mesh() as mesh:
+            before = set(mesh.broker.channels.by_name)
+            for token in ("alice", "root"):
+                for path in (f"/v1/channels/{name}", f"/v1/channels?name={name}"):
+                    got, problem, _ = await mesh.ask("PUT", path, token=token, json={"keeps": "all"})
+                    assert (got, problem["type"]) == (status, kind), path
+            assert set(mesh.broker.channels.by_name) == before
 
     asyncio.run(main())
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.parser import text_string_to_metric_families
 
 from dragoman.adapters.http.health import READY_CHANNEL
+from dragoman.adapters.http.session import StreamSession
 from dragoman.adapters.http.settings import HttpSettings
+from dragoman.broker import metrics as metrics_module
 from dragoman.broker.log.contract import Ticket
 from dragoman.broker.log.memory import MemoryLog
+from dragoman.broker.subscription import Subscription
 from dragoman.routing.refusals import Reason, Refusal
-from tests.http.http_mesh import eventually, http_mesh
+from tests.http.http_mesh import HttpMesh, eventually, http_mesh
 
 
 class StoppedLog(MemoryLog):
@@ -155,11 +163,76 @@ def test_metrics_are_what_prometheus_reads():
     asyncio.run(main())
 
 
+def test_every_counter_is_shown_under_its_name_and_kind():
+    async def main():
+        async with http_mesh() as mesh:
+            mesh.broker.metrics.drop("expired")
+            await mesh.ask("POST", "/v1/channels/$mesh/x")
+            _, text, head = await mesh.ask("GET", "/metrics")
+            assert head["content-type"] == CONTENT_TYPE_LATEST
+            shown = {family.name: family.type for family in text_string_to_metric_families(text.decode())}
+            expected = {name: kind for _, name, kind, _ in (*metrics_module._BROKER, *metrics_module._WIRE)}
+            source = inspect.getsource(metrics_module)
+            literal = set(re.findall(r'"(dragoman_[a-z_]*[a-z])"', source))
+            assert literal >= expected.keys()
+            expected |= dict.fromkeys(literal - expected.keys(), "counter")
+            counters = ("calls", "calls_failed", "answers_late", "verbs_unheard", "verbs_dropped")
+            gauges = ("log_oldest_uncommitted_ms", "log_uncommitted_bytes", "log_used_bytes")
+            expected |= {f"dragoman_{name}": "counter" for name in counters}
+            expected |= {f"dragoman_{name}": "gauge" for name in (*gauges, "ring_bytes", "retained", "calls_pending")}
+            assert shown == expected
+
+    asyncio.run(main())
+
+
+def test_what_others_know_is_asked_when_the_metrics_are():
+    async def main():
+        log = StoppedLog()
+        async with http_mesh(log=log) as mesh:
+            await mesh.publish("kept", "12345", retain="true")
+            before = await _metrics(mesh)
+            assert (before["dragoman_retained"], before["dragoman_calls_total"]) == (1, 0)
+            assert before["dragoman_ring_bytes"] > 0
+            assert before["dragoman_log_oldest_uncommitted_ms"] == 0
+            await mesh.ask("PUT", "/v1/agents/w", token="alice", json={"card": {"name": "w"}})
+            token = {"Authorization": "Bearer alice"}
+            async with mesh.events("/v1/agents/w/asks?skill=write", headers=token) as asks:
+                await eventually(lambda: mesh.broker.directory.offers("write") != [])
+                headers = {"Prefer": "wait=0"}
+                _, call, _ = await mesh.ask("POST", "/v1/calls", json={"skill": "write"}, headers=headers)
+                await asks.next()
+                assert (await _metrics(mesh))["dragoman_calls_pending"] == 1
+                await mesh.ask("DELETE", f"/v1/calls/{call['id']}")
+                status, _, _ = await mesh.ask("POST", f"/v1/calls/{call['id']}/answer", token="alice", json={})
+                assert status == 409
+            after = await _metrics(mesh)
+            assert [after[f"dragoman_{name}"] for name in ("calls_total", "calls_pending")] == [1, 0]
+            assert (after["dragoman_calls_failed_total"], after["dragoman_answers_late_total"]) == (1, 1)
+
+    asyncio.run(main())
+
+
+async def _metrics(mesh: HttpMesh) -> dict[str, float]:
+    _, text, _ = await mesh.ask("GET", "/metrics")
+    families = text_string_to_metric_families(text.decode())
+    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+
+
 def test_administration_is_for_administrators():
     async def main():
         async with http_mesh() as mesh:
             await mesh.publish("c", "x")
-            paths = ("status", "channels", "agents", "connections", "log", "config")
+            paths = (
+                "status",
+                "channels",
+                "agents",
+                "connections",
+                "log",
+                "config",
+                "sessions",
+                "groups",
+                "dead-letters",
+            )
             for path in paths:
                 assert (await mesh.ask("GET", f"/v1/admin/{path}"))[0] == 403, path
                 assert (await mesh.ask("GET", f"/v1/admin/{path}", token="root"))[0] == 200, path
@@ -192,6 +265,32 @@ def test_a_connection_is_named_and_ended():
             assert (await mesh.ask("POST", path, token="root"))[0] == 410
 
     asyncio.run(main())
+
+
+def test_slow_readers_are_told_apart():
+    async def main():
+        async with http_mesh() as mesh:
+            slow = StreamSession(mesh.broker, mesh.people.known["bob"], "", HttpSettings(stream_max_messages=1))
+            quick = StreamSession(mesh.broker, mesh.people.known["alice"], "", HttpSettings())
+            with mesh.surface.attached(slow), mesh.surface.attached(quick):
+                for session in (slow, quick):
+                    assert isinstance(mesh.broker.subscribe(session, "c"), Subscription)
+                await _behind(mesh, [])
+                await mesh.publish("c", "1")
+                await mesh.publish("c", "2")
+                await _behind(mesh, ["bob"])
+                _, others, _ = await mesh.ask("GET", "/v1/admin/connections?behind=false", token="root")
+                assert "bob" not in [one["principal"] for one in others["connections"]]
+                slow.take()
+                slow.replenish()
+                await _behind(mesh, [])
+
+    asyncio.run(main())
+
+
+async def _behind(mesh: HttpMesh, principals: list[str]) -> None:
+    _, slow, _ = await mesh.ask("GET", "/v1/admin/connections?behind=true", token="root")
+    assert [(one["principal"], one["behind"]) for one in slow["connections"]] == [(name, True) for name in principals]
 
 
 def test_a_backup_goes_where_it_is_told():

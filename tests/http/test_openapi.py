@@ -48,8 +48,19 @@ async def _agents(mesh: HttpMesh) -> None:
     await mesh.ask("GET", "/v1/agents?skill=write")
     await mesh.ask("POST", "/v1/agents/w/renew", token="alice", json={})
     await mesh.ask("PUT", "/v1/agents/w/limit", token="alice", json={"work_limit": None})
+    await _mailbox(mesh, "/v1/agents/w/mailbox")
     async with mesh.events("/v1/agents?watch=true"):
         pass
+
+
+async def _mailbox(mesh: HttpMesh, path: str) -> None:
+    await mesh.ask("PUT", path, token="alice")
+    await mesh.ask("GET", path, token="alice")
+    await mesh.ask("POST", f"{path}/pull", token="alice")
+    for verb, more in (("ack", {}), ("extend", {"lease_ms": 1_000}), ("reject", {})):
+        await mesh.ask("POST", f"{path}/{verb}", token="alice", json={"ids": ["x"], **more})
+    await mesh.ask("GET", f"{path}/dead-letters", token="alice")
+    await mesh.ask("DELETE", path, token="alice")
 
 
 async def _calls(mesh: HttpMesh) -> None:

@@ -1,0 +1,36 @@
+"""What the rooms of the broker know themselves, by the names under which the metrics show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragoman.broker.calls import Calls
+    from dragoman.broker.core import Core
+    from dragoman.broker.metrics import Metrics
+    from dragoman.broker.verbs import Verbs
+
+
+def add_probes(metrics: Metrics, core: Core, calls: Calls, verbs: Verbs) -> None:
+    """Has everything read from its owner when somebody collects. Once a mesh."""
+    log = core.log
+    gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
+        ("log_oldest_uncommitted_ms", "Age of the oldest thing waiting for a commit", log.oldest_uncommitted_ms),
+        ("log_uncommitted_bytes", "Bytes waiting for a commit", log.uncommitted_bytes),
+        ("log_used_bytes", "Bytes the log holds, against its budget", log.bytes_used),
+        ("ring_bytes", "Bytes of recent messages in memory", lambda: core.rings.used_bytes),
+        ("retained", "Channels that hold a retained value", lambda: core.commits.retained_count),
+        ("calls_pending", "Calls without an answer yet", lambda: calls.pending),
+    )
+    counters: tuple[tuple[str, str, Callable[[], float]], ...] = (
+        ("calls", "Calls asked", lambda: calls.started_total),
+        ("calls_failed", "Calls that ended without an answer", lambda: calls.failed_total),
+        ("answers_late", "Answers refused as late", lambda: calls.late_total),
+        ("verbs_unheard", "Answers that reached nobody", lambda: verbs.unheard_total),
+        ("verbs_dropped", "Deliveries of verbs given up on a slow session", lambda: verbs.dropped_total),
+    )
+    for name, help_text, read in gauges:
+        metrics.probe(f"dragoman_{name}", help_text, read)
+    for name, help_text, read in counters:
+        metrics.probe(f"dragoman_{name}", help_text, read, "counter")
