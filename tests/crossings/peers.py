@@ -1,4 +1,4 @@
-"""One real client per protocol, with the same few verbs: publish a message, listen to a channel, read what was said.
+"""One real client per protocol, with the same few verbs: publish a message, listen to a channel, see what was said.
 
 paho-mqtt for both versions of MQTT, the standard library for HTTP, the official SDK for MCP.
 """
@@ -12,40 +12,35 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, Self
 from urllib.parse import quote
 
 import paho.mqtt.client as mqtt
 from mcp import Client
+from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from tests.clients.mesh import MeshProcess
+from tests.crossings.said import TRACE, Said, fields, from_fields, from_json, from_user_properties, user_properties
 
 PATIENCE_S = 10
+TOKEN = "crossings-and-nothing-else"
+USER = "walker"
+
+HTTP_WORDS = ("payload", "payload_base64", "from", "retain")
+MCP_WORDS = ("text", "base64", "sender", "retained")
 
 
-@dataclass
-class Said:
-    """A message as a client says or sees it. None: not said, or not shown."""
-
-    payload: bytes = b""
-    retained: bool | None = None
-    headers: list[tuple[str, str]] = field(default_factory=list)
-    content_type: str | None = None
-    reply_to: str | None = None
-    correlation: str | None = None
-    expires_s: float | None = None
-    key: str | None = None
-    cause: str | None = None
-    id: str | None = None
-    sender: str | None = None
+def credentials(agent: str) -> dict[str, str]:
+    """Header fields with which HTTP and MCP speak as an agent."""
+    return {"Authorization": f"Bearer {TOKEN}", "Mesh-Agent": agent}
 
 
 class Peer(Protocol):
-    """A client of one protocol."""
+    """A client of one protocol. ``name`` is its agent."""
 
     name: str
 
@@ -53,13 +48,13 @@ class Peer(Protocol):
         """Returns when it is acknowledged."""
 
     def listen(self, channel: str) -> None:
-        """From now on what is said there can be taken."""
+        """From now on what is said there can be seen."""
 
-    def take(self, channel: str) -> Said:
-        """The next message of a channel that was listened to."""
+    def see(self, channel: str) -> dict[str, Said]:
+        """The next message of a channel that was listened to, in each way the protocol shows it."""
 
     def retained(self, channel: str) -> Said:
-        """The channel's retained value, as a newcomer sees it."""
+        """The channel's retained value, as a newcomer sees it. Only its payload and what is asked of it."""
 
     def close(self) -> None:
         """Leaves."""
@@ -72,9 +67,9 @@ class Mqtt:
         self.name = name
         self.version = version
         self._address = mesh.address("mqtt")
-        self._seen: dict[str, queue.Queue[Said]] = {}
+        self._seen: dict[str, queue.Queue[mqtt.MQTTMessage]] = {}
         self._ready: queue.Queue[int] = queue.Queue()
-        self.client = self._connected(name, self._message)
+        self.client = self._connected(name, lambda _, __, message: self._seen[message.topic].put(message))
 
     def _connected(self, name: str, on_message: Callable[..., None]) -> mqtt.Client:
         protocol = mqtt.MQTTv5 if self.version == 5 else mqtt.MQTTv311
@@ -82,15 +77,16 @@ class Mqtt:
         client.on_subscribe = lambda *_: self._ready.put(1)
         client.on_connect = lambda *_: self._ready.put(1)
         client.on_message = on_message
+        client.username_pw_set(USER, TOKEN)
         client.connect(*self._address)
         client.loop_start()
         self._ready.get(timeout=PATIENCE_S)
         return client
 
     def publish(self, channel: str, said: Said) -> None:
-        sent = self.client.publish(
-            channel, said.payload, qos=1, retain=bool(said.retained), properties=self._properties(said)
-        )
+        wish = 1 if said.wish is None else said.wish
+        payload = said.payload or b""
+        sent = self.client.publish(channel, payload, wish, bool(said.retain), properties=self._properties(said))
         sent.wait_for_publish(PATIENCE_S)
         assert sent.is_published()
 
@@ -98,54 +94,57 @@ class Mqtt:
         if self.version != 5:
             return None
         made = Properties(PacketTypes.PUBLISH)
-        user = list(said.headers)
-        user += [(name, value) for name, value in (("mesh-key", said.key), ("mesh-cause", said.cause)) if value]
-        if user:
-            made.UserProperty = user
-        if said.content_type is not None:
-            made.ContentType = said.content_type
-        if said.reply_to is not None:
-            made.ResponseTopic = said.reply_to
-        if said.correlation is not None:
-            made.CorrelationData = said.correlation.encode()
-        if said.expires_s is not None:
-            made.MessageExpiryInterval = int(said.expires_s)
+        pairs = user_properties(said)
+        if pairs:
+            made.UserProperty = pairs
+        for name, value in (
+            ("PayloadFormatIndicator", said.text and 1),
+            ("ContentType", said.content_type),
+            ("ResponseTopic", said.reply_to),
+            ("CorrelationData", said.correlation),
+            ("MessageExpiryInterval", None if said.expires_s is None else int(said.expires_s)),
+        ):
+            if value is not None:
+                setattr(made, name, value)
         return made
 
     def listen(self, channel: str) -> None:
         self._seen.setdefault(channel, queue.Queue())
-        self.client.subscribe(channel, qos=1)
+        if self.version == 5:
+            self.client.subscribe(channel, options=SubscribeOptions(qos=2, retainAsPublished=True))
+        else:
+            self.client.subscribe(channel, qos=2)
         self._ready.get(timeout=PATIENCE_S)
 
-    def _message(self, _: object, __: object, message: mqtt.MQTTMessage) -> None:
-        self._seen[message.topic].put(self._said(message))
+    def properties(self, channel: str) -> Properties:
+        """The next message's properties as paho has them."""
+        found = self._seen[channel].get(timeout=PATIENCE_S).properties
+        assert found is not None
+        return found
+
+    def see(self, channel: str) -> dict[str, Said]:
+        return {"message": self._said(self._seen[channel].get(timeout=PATIENCE_S))}
 
     def _said(self, message: mqtt.MQTTMessage) -> Said:
-        said = Said(bytes(message.payload), retained=bool(message.retain))
+        said = Said(bytes(message.payload), retain=bool(message.retain), wish=message.qos)
         properties = message.properties
         if self.version != 5 or properties is None:
             return said
-        user = [(str(name), str(value)) for name, value in getattr(properties, "UserProperty", [])]
-        named = dict(user)
-        said.headers = [pair for pair in user if not pair[0].startswith("mesh-")]
-        said.key, said.cause = named.get("mesh-key"), named.get("mesh-cause")
+        from_user_properties(said, getattr(properties, "UserProperty", []))
+        said.text = bool(getattr(properties, "PayloadFormatIndicator", 0))
         said.content_type = getattr(properties, "ContentType", None)
         said.reply_to = getattr(properties, "ResponseTopic", None)
-        correlation = getattr(properties, "CorrelationData", None)
-        said.correlation = None if correlation is None else correlation.decode()
+        said.correlation = getattr(properties, "CorrelationData", None)
         said.expires_s = getattr(properties, "MessageExpiryInterval", None)
         return said
 
-    def take(self, channel: str) -> Said:
-        return self._seen[channel].get(timeout=PATIENCE_S)
-
     def retained(self, channel: str) -> Said:
-        seen: queue.Queue[Said] = queue.Queue()
-        client = self._connected(f"{self.name}-late", lambda _, __, message: seen.put(self._said(message)))
+        seen: queue.Queue[mqtt.MQTTMessage] = queue.Queue()
+        client = self._connected(f"{self.name}-late", lambda _, __, message: seen.put(message))
         try:
             client.subscribe(channel, qos=1)
             self._ready.get(timeout=PATIENCE_S)
-            return seen.get(timeout=PATIENCE_S)
+            return self._said(seen.get(timeout=PATIENCE_S))
         finally:
             client.disconnect()
             client.loop_stop()
@@ -158,20 +157,18 @@ class Mqtt:
 class Http:
     """The standard library's HTTP client."""
 
-    name = "http"
-
-    def __init__(self, mesh: MeshProcess) -> None:
-        self._address = mesh.address("http")
-        self._next: dict[str, int] = {}
+    def __init__(self, mesh: MeshProcess, name: str) -> None:
+        self.name = name
+        self.address = mesh.address("http")
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: list[tuple[str, str]] | None = None
     ) -> tuple[int, bytes, list[tuple[str, str]]]:
         """Status, body and header fields."""
-        connection = http.client.HTTPConnection(*self._address, timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection(*self.address, timeout=PATIENCE_S)
         try:
             connection.putrequest(method, path)
-            for name, value in headers or ():
+            for name, value in (*credentials(self.name).items(), *(headers or ())):
                 connection.putheader(name, value)
             if body is not None:
                 connection.putheader("Content-Length", str(len(body)))
@@ -182,41 +179,43 @@ class Http:
             connection.close()
 
     def publish(self, channel: str, said: Said) -> None:
-        fields = [
-            ("Content-Type", said.content_type),
-            ("Mesh-Reply-To", said.reply_to),
-            ("Mesh-Correlation", said.correlation),
-            ("Mesh-Key", said.key),
-            ("Mesh-Cause", said.cause),
-            ("Mesh-Expires-Ms", None if said.expires_s is None else str(int(said.expires_s * 1000))),
-            *((f"Mesh-H-{name}", value) for name, value in said.headers),
-        ]
-        query = "?retain=true" if said.retained else ""
-        given = [(name, value) for name, value in fields if value is not None]
-        status, body, _ = self.ask("POST", f"/v1/channels/{quote(channel)}{query}", said.payload, given)
+        query = [("retain", said.retain and "true"), ("wish", said.wish)]
+        query.append(("tombstone", "true" if said.payload is None else None))
+        text = "&".join(f"{name}={value}" for name, value in query if value is not None)
+        status, body, _ = self.ask("POST", f"/v1/channels/{quote(channel)}?{text}", said.payload or b"", fields(said))
         assert status == 201, body
 
     def listen(self, channel: str) -> None:
-        self._next[channel] = 0
+        """A reader has no need to be there."""
 
-    def take(self, channel: str) -> Said:
-        path = f"/v1/channels/{quote(channel)}?offset={self._next[channel]}&wait_ms={PATIENCE_S * 1000}&limit=1"
-        status, body, _ = self.ask("GET", path)
+    def see(self, channel: str) -> dict[str, Said]:
+        path = f"/v1/channels/{quote(channel)}"
+        status, body, _ = self.ask("GET", f"{path}?offset=0&wait_ms={PATIENCE_S * 1000}")
         assert status == 200, body
-        page = json.loads(body)
-        self._next[channel] = page["next_offset"]
-        return _from_json(page["messages"][0], "payload", "payload_base64", "from")
+        (message,) = json.loads(body)["messages"]
+        raw = self.ask("GET", f"{path}?last=true")
+        return {
+            "page": from_json(message, HTTP_WORDS, time.time()),
+            "raw": from_fields(*raw),
+            "event": from_json(self._event(path), HTTP_WORDS, time.time()),
+        }
+
+    def _event(self, path: str) -> dict[str, Any]:
+        """The first event of a stream from the beginning."""
+        connection = http.client.HTTPConnection(*self.address, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", f"{path}?start=earliest", headers={"Accept": "text/event-stream"})
+            for line in connection.getresponse():
+                if line.startswith(b"data:"):
+                    found = json.loads(line.removeprefix(b"data:"))
+                    assert isinstance(found, dict)
+                    return found
+        finally:
+            connection.close()
+        raise AssertionError("the stream ended without an event")
 
     def retained(self, channel: str) -> Said:
-        status, body, headers = self.ask("GET", f"/v1/channels/{quote(channel)}?retained=true")
-        assert status == 200, body
-        return Said(body, retained=True, content_type=dict(headers).get("Content-Type"))
-
-    def raw(self, channel: str) -> list[tuple[str, str]]:
-        """The header fields of the newest message, raw."""
-        status, body, headers = self.ask("GET", f"/v1/channels/{quote(channel)}?last=true")
-        assert status == 200, body
-        return headers
+        return from_fields(*self.ask("GET", f"/v1/channels/{quote(channel)}?retained=true"))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -225,85 +224,91 @@ class Http:
 class Mcp:
     """The official SDK, in a loop of its own thread."""
 
-    name = "mcp"
-
-    def __init__(self, mesh: MeshProcess) -> None:
+    def __init__(self, mesh: MeshProcess, name: str) -> None:
+        self.name = name
         self._url = f"{mesh.url}/mcp"
+        self._client: Client | None = None
+        self._left = asyncio.Event()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._hold()), daemon=True)
         self._thread.start()
-        self._next: dict[str, int] = {}
+        assert self._ready.wait(PATIENCE_S)
 
-    def run(self, work: Callable[[Client], Any]) -> Any:
-        """Does something with a connected client."""
+    async def _hold(self) -> None:
+        async with create_mcp_http_client(headers=credentials(self.name)) as web:
+            transport = streamable_http_client(self._url, http_client=web)
+            async with Client(transport, mode="2026-07-28", cache=None) as client:
+                self._client = client
+                self._ready.set()
+                await self._left.wait()
 
-        async def with_client() -> Any:
-            async with Client(self._url, mode="2026-07-28") as client:
-                return await work(client)
+    @property
+    def client(self) -> Client:
+        """The connected client; use it in ``run``."""
+        assert self._client is not None
+        return self._client
 
-        return asyncio.run_coroutine_threadsafe(with_client(), self._loop).result(PATIENCE_S * 2)
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Does something in the client's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S * 2)
 
-    def tool(self, name: str, **arguments: object) -> dict[str, Any]:
+    def tool(self, name: str, arguments: dict[str, Any], meta: Any = None) -> dict[str, Any]:
         """What a tool answers, as structured content."""
-        result = self.run(lambda client: client.call_tool(name, arguments))
+        result = self.run(self.client.call_tool(name, arguments, meta=meta))
         assert not result.is_error, result.content
         answer = result.structured_content
         assert isinstance(answer, dict)
         return answer
 
     def publish(self, channel: str, said: Said) -> None:
-        arguments: dict[str, object] = {"channel": channel}
-        try:
-            arguments["text"] = said.payload.decode()
-        except UnicodeDecodeError:
-            arguments["base64"] = base64.b64encode(said.payload).decode()
-        given = {
+        given: dict[str, Any] = {
             "content_type": said.content_type,
             "reply_to": said.reply_to,
-            "correlation": said.correlation,
-            "key": said.key,
             "cause": said.cause,
             "expires_s": said.expires_s,
-            "headers": dict(said.headers) or None,
-            "retain": said.retained,
+            "retain": said.retain,
+            "durable": None if said.wish is None else said.wish > 0,
+            "tombstone": said.payload is None or None,
         }
-        arguments |= {name: value for name, value in given.items() if value is not None}
-        self.tool("mesh_publish", **arguments)
+        arguments = {"channel": channel, **{name: value for name, value in given.items() if value is not None}}
+        if said.payload is not None:
+            arguments |= _spelt("text", "base64", said.payload)
+        for word, value in (("key", said.key), ("correlation", said.correlation)):
+            arguments |= _spelt(word, f"{word}_base64", value)
+        meta = {name: value.decode() for name, value in said.headers if name in TRACE and value is not None}
+        headers = [{"name": n, **_spelt("value", "value_base64", v)} for n, v in said.headers if n not in TRACE]
+        if headers:
+            arguments["headers"] = headers
+        self.tool("mesh_publish", arguments, meta or None)
 
     def listen(self, channel: str) -> None:
-        self._next[channel] = 0
+        self.tool("mesh_join", {"channel": channel, "cursor": channel})
 
-    def take(self, channel: str) -> Said:
-        answer = self.tool("mesh_read", channel=channel, offset=self._next[channel], limit=1)
-        self._next[channel] += 1
-        return _from_json(answer["messages"][0], "text", "base64", "sender")
+    def see(self, channel: str) -> dict[str, Said]:
+        (waited,) = self.tool("mesh_wait", {"cursor": channel, "timeout_s": PATIENCE_S})["messages"]
+        (read,) = self.tool("mesh_read", {"channel": channel, "offset": 0})["messages"]
+        return {"wait": from_json(waited, MCP_WORDS, time.time()), "read": from_json(read, MCP_WORDS, time.time())}
 
     def retained(self, channel: str) -> Said:
-        result = self.run(lambda client: client.read_resource(f"channel:///{quote(channel)}"))
-        (content,) = result.contents
+        (content,) = self.run(self.client.read_resource(f"channel:///{quote(channel)}")).contents
         text = getattr(content, "text", None)
-        return Said(text.encode() if text is not None else base64.b64decode(content.blob), retained=True)
+        return Said(text.encode() if text is not None else base64.b64decode(content.blob))
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._left.set)
         self._thread.join(PATIENCE_S)
         self._loop.close()
 
 
-def _from_json(seen: dict[str, Any], text: str, binary: str, sender: str) -> Said:
-    expires_ms = seen.get("expires_ms")
-    return Said(
-        payload=seen[text].encode() if text in seen else base64.b64decode(seen[binary]),
-        headers=[(header["name"], header["value"]) for header in seen.get("headers", [])],
-        content_type=seen.get("content_type"),
-        reply_to=seen.get("reply_to"),
-        correlation=seen.get("correlation"),
-        expires_s=None if expires_ms is None else expires_ms / 1000 - time.time(),
-        key=seen.get("key"),
-        cause=seen.get("cause"),
-        id=seen.get("id"),
-        sender=seen.get(sender),
-    )
+def _spelt(text: str, binary: str, value: bytes | None) -> dict[str, str]:
+    """Bytes under the one word or the other; nothing for None."""
+    if value is None:
+        return {}
+    try:
+        return {text: value.decode()}
+    except UnicodeDecodeError:
+        return {binary: base64.b64encode(value).decode()}
 
 
 class Peers:
@@ -316,8 +321,8 @@ class Peers:
         for role, peers in (("say", self.sayers), ("see", self.seers)):
             peers["mqtt3"] = Mqtt(mesh, f"{role}-mqtt3", 4)
             peers["mqtt5"] = Mqtt(mesh, f"{role}-mqtt5", 5)
-            peers["http"] = Http(mesh)
-            peers["mcp"] = Mcp(mesh)
+            peers["http"] = Http(mesh, f"{role}-http")
+            peers["mcp"] = Mcp(mesh, f"{role}-mcp")
 
     def __enter__(self) -> Self:
         return self

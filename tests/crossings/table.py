@@ -2,258 +2,359 @@
 
 The one source of ``docs/crossings.md`` (``python -m tests.crossings.table`` writes it) and of the tests, which walk
 every cell with real clients: what the sender's protocol says and the receiver's shows must arrive, nothing else may.
+A protocol is added by its column in every row; a cell without a client that walks it is red.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final, NamedTuple
-
-from dragoman.adapters.mqtt.codes import return_code
-from dragoman.adapters.mqtt.mapping import CODES
-from dragoman.adapters.serving.problems import STATUS
-from dragoman.routing.refusals import Reason
-
-PAGE: Final = Path(__file__).parents[2] / "docs" / "crossings.md"
 
 PROTOCOLS: Final = ("mqtt3", "mqtt5", "http", "mcp")
 NAMES: Final = {"mqtt3": "MQTT 3.1.1", "mqtt5": "MQTT 5", "http": "HTTP", "mcp": "MCP"}
 
+SERVERS: Final = ("mqtt3", "mqtt5", "http")
+"""MCP clients only ask: whoever connects to an MCP endpoint is a client."""
+
 
 class Spelling(NamedTuple):
-    """How a protocol says a field when publishing, and how it shows it to a reader. "" = it cannot."""
+    """How a protocol says a fact and how it shows it. "" = it cannot."""
 
     says: str
     shows: str
 
 
+Row = dict[str, Spelling]
+
+
+def _same(text: str) -> Spelling:
+    return Spelling(text, text)
+
+
+def _user(name: str) -> Spelling:
+    return _same(f"user property `{name}`")
+
+
 NO: Final = Spelling("", "")
-MESSAGE: Final[dict[str, dict[str, Spelling]]] = {
+HEADERS: Final = Spelling("`Mesh-H-{name}`", "`headers`; raw `Mesh-H-{name}`")
+PAYLOAD: Final = _same("payload")
+
+MESSAGE: Final[dict[str, Row]] = {
     "text payload": {
-        "mqtt3": Spelling("payload", "payload"),
-        "mqtt5": Spelling("payload", "payload"),
-        "http": Spelling("body", "`payload`"),
-        "mcp": Spelling("`text`", "`text`"),
+        "mqtt3": PAYLOAD,
+        "mqtt5": PAYLOAD,
+        "http": Spelling("body", "`payload`; raw: body"),
+        "mcp": _same("`text`"),
     },
     "binary payload": {
-        "mqtt3": Spelling("payload", "payload"),
-        "mqtt5": Spelling("payload", "payload"),
-        "http": Spelling("body", "`payload_base64`"),
-        "mcp": Spelling("`base64`", "`base64`"),
+        "mqtt3": PAYLOAD,
+        "mqtt5": PAYLOAD,
+        "http": Spelling("body", "`payload_base64`; raw: body"),
+        "mcp": _same("`base64`"),
     },
     "empty payload": {
-        "mqtt3": Spelling("payload", "payload"),
-        "mqtt5": Spelling("payload", "payload"),
-        "http": Spelling("body", '`payload`: ""'),
-        "mcp": Spelling('`text`: ""', '`text`: ""'),
+        "mqtt3": PAYLOAD,
+        "mqtt5": PAYLOAD,
+        "http": Spelling("body", '`payload`: ""; raw: 200'),
+        "mcp": _same('`text`: ""'),
     },
-    "retained": {
-        "mqtt3": Spelling("RETAIN", "RETAIN on replay"),
-        "mqtt5": Spelling("RETAIN", "RETAIN on replay"),
-        "http": Spelling("`?retain=true`", "`?retained=true`"),
-        "mcp": Spelling("`retain`", "the resource's content"),
+    "tombstone": {
+        "mqtt3": NO,
+        "mqtt5": _same("empty payload, user property `mesh-null`"),
+        "http": Spelling("`?tombstone=true`", "`tombstone`; raw: 204"),
+        "mcp": _same("`tombstone`"),
+    },
+    "UTF-8 mark": {
+        "mqtt3": NO,
+        "mqtt5": _same("Payload Format Indicator"),
+        "http": Spelling("`charset=utf-8`", ""),
+        "mcp": Spelling("payload in `text`", ""),
+    },
+    "retained value": {
+        "mqtt3": Spelling("RETAIN", "RETAIN, to newcomers"),
+        "mqtt5": Spelling("RETAIN", "RETAIN, to newcomers"),
+        "http": _same("`?retained=true`")._replace(says="`?retain=true`"),
+        "mcp": Spelling("`retain`", "the resource"),
+    },
+    "retain flag": {
+        "mqtt3": Spelling("RETAIN", ""),
+        "mqtt5": Spelling("RETAIN", "RETAIN, with Retain As Published"),
+        "http": Spelling("`?retain=true`", "`retain`; raw: –"),
+        "mcp": Spelling("`retain`", "`retained`"),
+    },
+    "at most once": {
+        "mqtt3": _same("QoS 0"),
+        "mqtt5": _same("QoS 0"),
+        "http": Spelling("`?wish=0`", ""),
+        "mcp": Spelling("`durable`: false", ""),
+    },
+    "exactly once": {
+        "mqtt3": _same("QoS 2"),
+        "mqtt5": _same("QoS 2"),
+        "http": Spelling("`?wish=2`", ""),
+        "mcp": NO,
     },
     "headers": {
         "mqtt3": NO,
-        "mqtt5": Spelling("user properties", "user properties"),
-        "http": Spelling("`Mesh-H-{name}`", "`headers`"),
-        "mcp": Spelling("`headers`", "`headers`"),
+        "mqtt5": _same("user properties"),
+        "http": HEADERS,
+        "mcp": _same("`headers`"),
     },
-    "repeated headers": {
+    "header of bytes": {
         "mqtt3": NO,
-        "mqtt5": Spelling("user properties, in order", "user properties, in order"),
-        "http": Spelling("`Mesh-H-{name}`, in order", "`headers`, in order"),
-        "mcp": Spelling("", "`headers`, in order"),
+        "mqtt5": _user("{name};b64"),
+        "http": Spelling("`Mesh-H-{name}`, percent-encoded", "`value_base64`; raw: percent-encoded"),
+        "mcp": _same("`value_base64`"),
+    },
+    "header without value": {
+        "mqtt3": NO,
+        "mqtt5": _user("{name};null"),
+        "http": Spelling("`Mesh-N-{name}`", "no `value`; raw `Mesh-N-{name}`"),
+        "mcp": _same("no `value`"),
+    },
+    "header named as ours": {
+        "mqtt3": NO,
+        "mqtt5": _user("mesh-h-mesh-…"),
+        "http": HEADERS,
+        "mcp": _same("`headers`"),
     },
     "content type": {
         "mqtt3": NO,
-        "mqtt5": Spelling("Content Type", "Content Type"),
-        "http": Spelling("`Content-Type`", "`content_type`"),
-        "mcp": Spelling("`content_type`", "`content_type`"),
-    },
-    "reply-to": {
-        "mqtt3": NO,
-        "mqtt5": Spelling("Response Topic", "Response Topic"),
-        "http": Spelling("`Mesh-Reply-To`", "`reply_to`"),
-        "mcp": Spelling("`reply_to`", "`reply_to`"),
-    },
-    "correlation": {
-        "mqtt3": NO,
-        "mqtt5": Spelling("Correlation Data", "Correlation Data"),
-        "http": Spelling("`Mesh-Correlation`", "`correlation`"),
-        "mcp": Spelling("`correlation`", "`correlation`"),
-    },
-    "expiry": {
-        "mqtt3": NO,
-        "mqtt5": Spelling("Message Expiry Interval", "Message Expiry Interval, what is left"),
-        "http": Spelling("`Mesh-Expires-Ms`", "`expires_ms`"),
-        "mcp": Spelling("`expires_s`", "`expires_ms`"),
+        "mqtt5": _same("Content Type"),
+        "http": Spelling("`Content-Type`", "`content_type`; raw `Content-Type`"),
+        "mcp": _same("`content_type`"),
     },
     "key": {
         "mqtt3": NO,
-        "mqtt5": Spelling("user property `mesh-key`", "user property `mesh-key`"),
-        "http": Spelling("`Mesh-Key`", "`key`"),
-        "mcp": Spelling("`key`", "`key`"),
+        "mqtt5": _user("mesh-key"),
+        "http": Spelling("`Mesh-Key`", "`key`; raw `Mesh-Key`"),
+        "mcp": _same("`key`"),
     },
-    "cause": {
+    "binary key": {
         "mqtt3": NO,
-        "mqtt5": Spelling("user property `mesh-cause`", "user property `mesh-cause`"),
-        "http": Spelling("`Mesh-Cause`", "`cause`"),
-        "mcp": Spelling("`cause`", "`cause`"),
+        "mqtt5": _user("mesh-key;b64"),
+        "http": Spelling("`Mesh-Key`, percent-encoded", "`key_base64`; raw `Mesh-Key`"),
+        "mcp": _same("`key_base64`"),
     },
-    "CloudEvents attributes": {
+    "reply-to": {
         "mqtt3": NO,
-        "mqtt5": Spelling("user properties (MQTT binding)", "user properties"),
-        "http": Spelling("`ce-*` headers, or the whole event", "`ce-*` headers"),
-        "mcp": Spelling("`headers`", "`headers`"),
+        "mqtt5": _same("Response Topic"),
+        "http": Spelling("`Mesh-Reply-To`", "`reply_to`; raw `Mesh-Reply-To`"),
+        "mcp": _same("`reply_to`"),
     },
-    "id and offset": {
+    "reply to me": {
         "mqtt3": NO,
-        "mqtt5": NO,
-        "http": Spelling("given by the mesh", "`id`, `offset`"),
-        "mcp": Spelling("given by the mesh", "`id`, `offset`"),
+        "mqtt5": Spelling("Response Topic `mesh/me/reply/r`", "Response Topic `mesh/to/{agent}/reply/r`"),
+        "http": Spelling("`Mesh-Reply-To`, as an agent", "`reply_to`"),
+        "mcp": Spelling("`reply_to`, as an agent", "`reply_to`"),
+    },
+    "correlation": {
+        "mqtt3": NO,
+        "mqtt5": _same("Correlation Data"),
+        "http": Spelling("`Mesh-Correlation`", "`correlation`; raw `Mesh-Correlation`"),
+        "mcp": _same("`correlation`"),
+    },
+    "binary correlation": {
+        "mqtt3": NO,
+        "mqtt5": _same("Correlation Data"),
+        "http": Spelling("`Mesh-Correlation`, percent-encoded", "`correlation_base64`; raw `Mesh-Correlation`"),
+        "mcp": _same("`correlation_base64`"),
+    },
+    "expiry": {
+        "mqtt3": NO,
+        "mqtt5": Spelling("Message Expiry Interval", "Message Expiry Interval: what is left"),
+        "http": Spelling("`Mesh-Expires-Ms`: from now", "`expires_ms`: absolute; raw `Mesh-Expires-Ms`: left"),
+        "mcp": Spelling("`expires_s`: from now", "`expires_ms`: absolute"),
     },
     "sender": {
         "mqtt3": Spelling("client id", ""),
-        "mqtt5": Spelling("client id", ""),
-        "http": Spelling("", "`from`"),
-        "mcp": Spelling("", "`sender`"),
+        "mqtt5": Spelling("client id", "user property `mesh-from`"),
+        "http": Spelling("credentials and `Mesh-Agent`", "`from`; raw `Mesh-From`"),
+        "mcp": Spelling("credentials and `Mesh-Agent`", "`sender`"),
+    },
+    "sender's clock": {
+        "mqtt3": NO,
+        "mqtt5": _user("mesh-sent-ms"),
+        "http": Spelling("`Mesh-Sent-Ms`", "`sent_ms`; raw `Mesh-Sent-Ms`"),
+        "mcp": Spelling("", "`sent_ms`"),
+    },
+    "mesh's clock": {
+        "mqtt3": NO,
+        "mqtt5": NO,
+        "http": Spelling("given by the mesh", "`time_ms`; raw `Mesh-Time-Ms`"),
+        "mcp": Spelling("given by the mesh", "`time_ms`"),
+    },
+    "id": {
+        "mqtt3": NO,
+        "mqtt5": Spelling("given by the mesh", "user property `mesh-id`"),
+        "http": Spelling("given by the mesh", "`id`; raw `Mesh-Id`"),
+        "mcp": Spelling("given by the mesh", "`id`"),
+    },
+    "cause": {
+        "mqtt3": NO,
+        "mqtt5": _user("mesh-cause"),
+        "http": Spelling("`Mesh-Cause`", "`cause`; raw `Mesh-Cause`"),
+        "mcp": _same("`cause`"),
+    },
+    "hops": {
+        "mqtt3": NO,
+        "mqtt5": _user("mesh-hops"),
+        "http": Spelling("`Mesh-Hops`", "`hops`; raw `Mesh-Hops`"),
+        "mcp": Spelling("", "`hops`"),
+    },
+    "trace context": {
+        "mqtt3": NO,
+        "mqtt5": _same("user properties `traceparent`, `tracestate`"),
+        "http": Spelling("`traceparent`, `tracestate`", "`headers`; raw `traceparent`, `tracestate`"),
+        "mcp": Spelling("the request's `_meta`, or `headers`", "`headers`"),
+    },
+    "CloudEvent, binary": {
+        "mqtt3": NO,
+        "mqtt5": _same("user properties named as the attributes"),
+        "http": Spelling("`ce-{attribute}`", "`headers`; raw `ce-{attribute}`"),
+        "mcp": _same("`headers` named as the attributes"),
+    },
+    "CloudEvent, structured": {
+        "mqtt3": Spelling("", ""),
+        "mqtt5": _same("payload and Content Type"),
+        "http": Spelling("body and `Content-Type`; attributes become headers too", "payload and content type"),
+        "mcp": _same("`text` and `content_type`"),
     },
 }
 """Field → protocol → spelling."""
 
-GIVEN: Final = frozenset({"id and offset"})
+GIVEN: Final = frozenset({"id", "mesh's clock"})
 """What the mesh gives every message, whoever says it: it crosses wherever it can be shown."""
 
-SERVERS: Final = ("mqtt3", "mqtt5", "http")
-"""MCP clients only ask: whoever connects to an MCP endpoint is a client."""
+VERBATIM: Final = "a message that stays in MQTT goes on byte for byte, and so without what we would add"
+EXCEPTIONS: Final[dict[tuple[str, str, str], str]] = {
+    (source, "mqtt5", field): VERBATIM for source in ("mqtt3", "mqtt5") for field in ("sender", "id")
+}
+"""(source, target, field) → why it does not cross although one says it and the other could show it."""
 
-CALL: Final[dict[str, dict[str, Spelling]]] = {
+ASKED: Final[dict[str, Row]] = {
     "arguments": {
         "mqtt3": Spelling("payload of `mesh/call/{agent}/{skill}/{ref}`", "payload on `mesh/serve/{skill}/{call}`"),
         "mqtt5": Spelling("payload of `mesh/call/{agent}/{skill}`", "payload on `mesh/serve/{skill}/{call}`"),
         "http": Spelling("`arguments` of `POST /v1/calls`", "`arguments` of an ask"),
-        "mcp": Spelling("`tools/call` arguments", ""),
+        "mcp": Spelling("arguments of `tools/call`", ""),
     },
-    "result": {
-        "mqtt3": Spelling("`mesh/me/reply/{ref}`", "`mesh/answer/{call}`"),
-        "mqtt5": Spelling("Response Topic, `mesh-status`: ok", "Response Topic or `mesh/answer/{call}`"),
-        "http": Spelling("`result`", "`POST /v1/calls/{call}/answer`"),
-        "mcp": Spelling("text content, structured content for objects", ""),
+    "binary arguments": {
+        "mqtt3": PAYLOAD,
+        "mqtt5": PAYLOAD,
+        "http": Spelling("", "`payload_base64`"),
+        "mcp": NO,
     },
-    "error": {
-        "mqtt3": Spelling('`{"error": …}`', "`mesh/answer/{call}/error`"),
-        "mqtt5": Spelling("`mesh-status`: error", "`mesh/answer/{call}/error`"),
-        "http": Spelling("a problem document", "`?error=`"),
-        "mcp": Spelling("`isError`", ""),
+    "deadline": {
+        "mqtt3": NO,
+        "mqtt5": Spelling("Message Expiry Interval", "Message Expiry Interval: what is left"),
+        "http": Spelling("`deadline_ms`: from now", "`deadline_ms`: absolute"),
+        "mcp": NO,
     },
-    "partial answers": {
-        "mqtt3": Spelling("`mesh/me/reply/{ref}/{n}`", "`mesh/answer/{call}/part/{n}`"),
-        "mqtt5": Spelling("`mesh-status`: part", "`mesh/answer/{call}/part/{n}`"),
-        "http": Spelling("events of the call", "`?partial=true`"),
-        "mcp": Spelling("progress notifications, if a progress token was given", ""),
+    "cancel": {
+        "mqtt3": Spelling("`mesh/me/cancel/{ref}`", "`mesh/me/cancel/{call}`"),
+        "mqtt5": Spelling("`mesh/me/cancel/{ref}`, if it called with one", "`mesh/me/cancel/{call}`"),
+        "http": Spelling("`DELETE /v1/calls/{call}`", "event `cancel`"),
+        "mcp": Spelling("the end of the request's stream", ""),
+    },
+    "caller": {
+        "mqtt3": Spelling("client id", ""),
+        "mqtt5": Spelling("client id", "user property `mesh-from`"),
+        "http": Spelling("credentials and `Mesh-Agent`", "`caller`"),
+        "mcp": Spelling("credentials and `Mesh-Agent`", ""),
+    },
+    "cause": {
+        "mqtt3": NO,
+        "mqtt5": _user("mesh-cause"),
+        "http": _same("`cause`"),
+        "mcp": NO,
     },
 }
-"""What of a call → protocol → how its caller sees it (``says``) and how its server does it (``shows``)."""
+"""What goes from the caller (``says``) to the server (``shows``)."""
+
+ANSWERED: Final[dict[str, Row]] = {
+    "result": {
+        "mqtt3": Spelling("`mesh/answer/{call}`", "`mesh/me/reply/{ref}`"),
+        "mqtt5": Spelling("the Response Topic, `mesh/answer/{call}`", "Response Topic, `mesh-status`: ok"),
+        "http": Spelling("`POST /v1/calls/{call}/answer`", "`result`"),
+        "mcp": Spelling("", "text content; structured content for objects"),
+    },
+    "binary result": {
+        "mqtt3": PAYLOAD,
+        "mqtt5": PAYLOAD,
+        "http": Spelling("body", "`payload_base64`"),
+        "mcp": Spelling("", "an image, audio or resource block"),
+    },
+    "its content type": {
+        "mqtt3": NO,
+        "mqtt5": _same("Content Type"),
+        "http": Spelling("`Content-Type`", "`content_type`"),
+        "mcp": Spelling("", "`mimeType` of the block"),
+    },
+    "error": {
+        "mqtt3": Spelling("`mesh/answer/{call}/error`", '`{"error": {"code", "message"}}`'),
+        "mqtt5": Spelling("`mesh/answer/{call}/error`", "`mesh-status`: error, `mesh-error`: the reason"),
+        "http": Spelling("`?error=`", "a problem document"),
+        "mcp": Spelling("", "`isError`"),
+    },
+    "partial answers": {
+        "mqtt3": Spelling("`mesh/answer/{call}/part/{n}`", "`mesh/me/reply/{ref}/{n}`"),
+        "mqtt5": Spelling("`mesh/answer/{call}/part/{n}`", "Response Topic, `mesh-status`: part"),
+        "http": Spelling("`?partial=true`", "events of the call"),
+        "mcp": Spelling("", "progress notifications, if a token was given"),
+    },
+}
+"""What goes from the server (``says``) to the caller (``shows``)."""
+
+CALL: Final = {**ASKED, **ANSWERED}
 
 
 class Cell(NamedTuple):
-    """One crossing of one field."""
+    """One crossing of one field. ``source`` speaks first: the sender, or the caller."""
 
     source: str
     target: str
     field: str
 
+
+class Crossing(NamedTuple):
+    """A cell and what the table says of it. ``mark`` is one of ``MARKS``."""
+
+    cell: Cell
+    mark: str
+
     @property
     def crosses(self) -> bool:
-        """Whether it has to arrive."""
-        spelling = MESSAGE[self.field]
-        return bool((self.field in GIVEN or spelling[self.source].says) and spelling[self.target].shows)
+        """Whether it has to arrive; otherwise it must not."""
+        return self.mark == CROSSES
 
 
-PUBLISH_CELLS: Final = [Cell(a, b, field) for a in PROTOCOLS for b in PROTOCOLS for field in MESSAGE]
-CALL_CELLS: Final = [Cell(a, b, field) for a in PROTOCOLS for b in SERVERS for field in CALL]
+CROSSES: Final = "●"
+MARKS: Final = {
+    CROSSES: "arrives as it was",
+    "○": "the one protocol cannot say it",
+    "–": "the other cannot show it",
+    "≡": VERBATIM,
+}
 
 
-def render() -> str:
-    """The page."""
-    lines = [HEAD.strip(), ""]
-    lines += ["## How each protocol spells a message", ""]
-    lines += _table(
-        ["", *(NAMES[p] for p in PROTOCOLS)],
-        [[field, *(_both(MESSAGE[field][p]) for p in PROTOCOLS)] for field in MESSAGE],
-    )
-    lines += [
-        "",
-        "## What arrives",
-        "",
-        "● arrives as it was · ○ the sender's protocol cannot say it · – the reader's cannot show it",
-        "",
-    ]
-    pairs = [(a, b) for a in PROTOCOLS for b in PROTOCOLS]
-    rows = [[f"{NAMES[a]} → {NAMES[b]}", *(_mark(Cell(a, b, field)) for field in MESSAGE)] for a, b in pairs]
-    lines += _table(["", *MESSAGE], rows)
-    lines += ["", "## How each protocol asks and serves", ""]
-    lines += _table(
-        ["", *(f"{NAMES[p]} asks" for p in PROTOCOLS), *(f"{NAMES[p]} serves" for p in SERVERS)],
-        [[what, *(CALL[what][p].says for p in PROTOCOLS), *(CALL[what][p].shows for p in SERVERS)] for what in CALL],
-    )
-    lines += ["", "All four cross between every caller and every server above.", "", "## How a no is said", ""]
-    lines += _table(
-        ["reason", "MQTT 5", "MQTT 3.1.1 CONNACK", "HTTP"],
-        [
-            [f"`{r.value}`", f"0x{CODES[r]:02X} {CODES[r].text}", f"{int(return_code(CODES[r]))}", str(int(STATUS[r]))]
-            for r in Reason
-        ],
-    )
-    lines += ["", FOOT.strip(), ""]
-    return "\n".join(lines)
+def publishing(cell: Cell) -> Crossing:
+    """What becomes of a field of a message."""
+    said = bool(MESSAGE[cell.field][cell.source].says) or cell.field in GIVEN
+    shown = bool(MESSAGE[cell.field][cell.target].shows)
+    return Crossing(cell, "–" if not shown else "○" if not said else "≡" if cell in EXCEPTIONS else CROSSES)
 
 
-def _both(spelling: Spelling) -> str:
-    if spelling.says == spelling.shows:
-        return spelling.says or "–"
-    return f"says: {spelling.says or '–'}; shows: {spelling.shows or '–'}"
+def calling(cell: Cell) -> Crossing:
+    """What becomes of a part of a call."""
+    caller, server = CALL[cell.field][cell.source], CALL[cell.field][cell.target]
+    said, shown = (caller.says, server.shows) if cell.field in ASKED else (server.says, caller.shows)
+    return Crossing(cell, "–" if not shown else "○" if not said else CROSSES)
 
 
-def _mark(cell: Cell) -> str:
-    if cell.crosses:
-        return "●"
-    return "–" if not MESSAGE[cell.field][cell.target].shows else "○"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-
-
-HEAD: Final = """
-# Crossings
-
-What survives when a message or a call goes from one protocol to another, how it is spelt there, and what is lost.
-Written from `tests/crossings/table.py`; the tests walk every cell of it with real clients against a running mesh.
-
-The payload is always the sender's bytes. A message that stays in its protocol leaves as it came: MQTT 5 properties
-go on byte for byte and in order. What MQTT 3.1.1 has no place for is kept beside the message, so a reader of another
-protocol still gets it from a sender that could say it.
-"""
-
-FOOT: Final = """
-MQTT 3.1.1 can refuse only a CONNECT and a SUBSCRIBE (0x80). A publish it may not make is acknowledged and dropped,
-counted by reason, or ends the connection (`mqtt.denied_publish`); one that could not be stored ends the connection
-without an acknowledgement, so the client keeps it. MCP says a no as a tool error (`isError`, with the reason) or, for
-a request that is wrong in itself, as JSON-RPC -32602.
-
-## What is spelt specially
-
-- A header whose bytes are not UTF-8 goes to MQTT 5 as base64 under `{name};b64`, one without a value as `{name};null`.
-- A tombstone (no payload) arrives in MQTT with an empty payload and the user property `mesh-null`.
-- `hops` travels as `mesh-hops`, the delivery wish as QoS; a reader gets the lower of its own wish and the sender's.
-- A response topic below `mesh/me/` is made absolute on receipt (`mesh/to/{agent}/reply/…`), to mean the same to all.
-"""
+PUBLISHING: Final = [publishing(Cell(a, b, field)) for a in PROTOCOLS for b in PROTOCOLS for field in MESSAGE]
+CALLING: Final = [calling(Cell(a, b, field)) for a in PROTOCOLS for b in SERVERS for field in CALL]
 
 if __name__ == "__main__":
+    from tests.crossings.page import PAGE, render
+
     PAGE.write_text(render(), "utf-8")

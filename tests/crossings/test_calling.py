@@ -1,75 +1,124 @@
-"""Every cell of the calling table: each caller's protocol with each server's, with real clients on both sides."""
+"""Every cell of the calling table, with real clients on both sides."""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.crossings.calling import (
-    ASKED,
+    ARGUMENTS,
+    BYTES,
     ERROR,
     PARTS,
     RESULT,
-    HttpCaller,
-    HttpServer,
-    McpCaller,
-    MqttCaller,
-    MqttServer,
+    SKILLS,
+    Ask,
+    Asked,
+    Callers,
+    Got,
+    Servers,
+    start,
 )
-from tests.crossings.peers import Peers
-from tests.crossings.table import CALL, CALL_CELLS, PROTOCOLS, SERVERS, Cell
+from tests.crossings.peers import PATIENCE_S, Peers
+from tests.crossings.table import CALL, CALLING, Cell, Crossing
 
-SKILLS = {"arguments": "do", "result": "do", "error": "fail", "partial answers": "parts"}
+RAW = b"\x00\xff\x80"
+DEADLINE_S = 1
+CAUSE = "2a-7"
+
+_walked: dict[Cell, object] = {}
 
 
 @pytest.fixture(scope="module")
-def parties(peers: Peers) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
-    mesh = peers.mesh
-
-    def skills(server: str) -> list[str]:
-        return [f"{skill}_{server}" for skill in dict.fromkeys(SKILLS.values())]
-
-    servers = {
-        "mqtt3": MqttServer(mesh, "serve-mqtt3", 4, skills("mqtt3")),
-        "mqtt5": MqttServer(mesh, "serve-mqtt5", 5, skills("mqtt5")),
-        "http": HttpServer(mesh, "serve-http", skills("http")),
-    }
-    callers = {
-        "mqtt3": MqttCaller(mesh, "ask-mqtt3", 4),
-        "mqtt5": MqttCaller(mesh, "ask-mqtt5", 5),
-        "http": HttpCaller(mesh),
-        "mcp": McpCaller(mesh),
-    }
-    yield dict(callers), dict(servers)
+def parties(peers: Peers) -> Iterator[tuple[Callers, Servers]]:
+    callers, servers = start(peers.mesh)
+    yield callers, servers
     for party in (*callers.values(), *servers.values()):
         party.close()
 
 
-def test_every_pair_is_walked():
-    assert SKILLS.keys() == CALL.keys()
-    assert len(CALL_CELLS) == len(PROTOCOLS) * len(SERVERS) * len(CALL)
+def _ask(crossing: Crossing) -> Ask:
+    """What the caller says, as far as it can."""
+    match crossing.cell.field:
+        case "binary arguments" if crossing.cell.source.startswith("mqtt"):
+            return Ask(RAW)
+        case "deadline" if crossing.cell.source in ("mqtt5", "http"):
+            return Ask(deadline_s=DEADLINE_S)
+        case "cause" if crossing.cell.source in ("mqtt5", "http"):
+            return Ask(cause=CAUSE)
+        case "cancel":
+            return Ask(cancel=threading.Event())
+    return Ask()
 
 
-@pytest.mark.parametrize("cell", CALL_CELLS, ids=lambda cell: f"{cell.source}-{cell.target}-{cell.field}")
-def test_cell(cell: Cell, parties: tuple[dict[str, object], dict[str, object]]):
-    callers, servers = parties
-    caller, server = callers[cell.source], servers[cell.target]
-    assert isinstance(caller, MqttCaller | HttpCaller | McpCaller)
-    assert isinstance(server, MqttServer | HttpServer)
-    got = caller.call(f"serve-{cell.target}", f"{SKILLS[cell.field]}_{cell.target}")
-    assert json.loads(server.asked.get(timeout=10)) == ASKED
+@pytest.mark.parametrize("crossing", CALLING, ids=lambda c: f"{c.cell.source}-{c.cell.target}-{c.cell.field}")
+def test_cell(crossing: Crossing, parties: tuple[Callers, Servers]):
+    cell = crossing.cell
+    caller, server = parties[0][cell.source], parties[1][cell.target]
+    ask = _ask(crossing)
+    skill = SKILLS.get(cell.field, "do")
+    if skill == "wait" and ask.cancel is None and ask.deadline_s is None:
+        skill = "do"
+    with ThreadPoolExecutor(1) as other:
+        calling = other.submit(caller.call, f"serve-{cell.target}", f"{skill}_{cell.target}", ask)
+        asked = server.asked.get(timeout=PATIENCE_S)
+        if ask.cancel is not None:
+            ask.cancel.set()
+        if skill == "wait":
+            assert server.cancelled.get(timeout=PATIENCE_S) == asked.call, "it is told that nobody waits any more"
+        got = calling.result(PATIENCE_S * 2)
     assert server.asked.empty(), "a server is asked once"
-    match cell.field:
-        case "arguments" | "result":
-            assert (got.result, got.error, got.parts) == (RESULT, None, [])
+    _compare(crossing, caller.name, asked, got)
+    _walked[cell] = got
+
+
+def _compare(crossing: Crossing, caller: str, asked: Asked, got: Got) -> None:
+    crosses = crossing.crosses
+    match crossing.cell.field:
+        case "arguments":
+            assert json.loads(asked.payload) == ARGUMENTS
+            assert json.loads(got.payload or b"") == RESULT
+        case "binary arguments":
+            assert (asked.payload == RAW) == crosses
+        case "deadline":
+            _compare_deadline(crossing, asked, got)
+        case "cancel":
+            assert got.reason == "cancelled"
+        case "caller":
+            assert asked.caller == (caller if crosses else None)
+        case "cause":
+            assert asked.cause == (CAUSE if crosses else None)
+        case "result":
+            assert (json.loads(got.payload or b""), got.error, got.parts) == (RESULT, None, [])
+        case "binary result":
+            assert (got.payload, got.error) == (BYTES, None)
+        case "its content type":
+            assert got.content_type == ("image/png" if crosses else None)
         case "error":
-            assert got.result is None
-            assert got.error is not None
-            assert ERROR in got.error
+            assert (got.payload, got.reason) == (None, "failed")
+            assert ERROR in (got.error or "")
         case "partial answers":
             assert got.parts == PARTS
-            assert got.result == RESULT
+            assert json.loads(got.payload or b"") == RESULT
         case _:
-            raise AssertionError(f"nobody compares {cell.field!r}")
+            raise AssertionError(f"nobody compares {crossing.cell.field!r}")
+
+
+def _compare_deadline(crossing: Crossing, asked: Asked, got: Got) -> None:
+    said = crossing.cell.source in ("mqtt5", "http")
+    assert got.reason == ("deadline-passed" if said else None)
+    if crossing.crosses:
+        assert asked.deadline_s is not None
+        assert 0 < asked.deadline_s <= DEADLINE_S
+    else:
+        assert asked.deadline_s is None or asked.deadline_s > 30
+
+
+def test_every_cell_was_walked():
+    """Run with its module: a cell without a run is red, whatever the reason."""
+    assert {crossing.cell.field for crossing in CALLING} == CALL.keys()
+    assert _walked.keys() == {crossing.cell for crossing in CALLING}
