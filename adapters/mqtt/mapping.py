@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Final
 
 from dragoman.adapters.mqtt import codes
 from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.packets import Publish, Will
 from dragoman.adapters.mqtt.properties import Properties, forward_properties, parse_properties
+from dragoman.routing.carriers import (
+    ESCAPE,
+    KEY,
+    LOST,
+    NULL,
+    OURS_TO_SAY,
+    escaped,
+    facts_of,
+    header_of,
+    take_fact,
+    text_pair,
+)
 from dragoman.routing.events import event_facts
-from dragoman.routing.message import NEVER, Envelope, Header, Message, parse_id
+from dragoman.routing.message import NEVER, Envelope, Header, Message
 from dragoman.routing.names import check_name
 from dragoman.routing.refusals import Reason
 
 RAW_MQTT5: Final = 1
 """``Envelope.raw_form`` of raw MQTT 5.0 PUBLISH properties."""
 
-CAUSE: Final = "mesh-cause"
-HOPS: Final = "mesh-hops"
-KEY: Final = "mesh-key"
-SENT: Final = "mesh-sent-ms"
-NULL: Final = "mesh-null"
-ID: Final = "mesh-id"
-FROM: Final = "mesh-from"
-LOST: Final = "mesh-lost"
-OURS_TO_SAY: Final = frozenset((ID, FROM, LOST))
-"""User properties a reader may believe, since a client that says one is not repeated."""
-
-ESCAPE: Final = "mesh-h-"
-"""Stands before a header's name that would be taken for one of the names above."""
-
-BASE64_SUFFIX: Final = ";b64"
-NULL_SUFFIX: Final = ";null"
 TEXT_BYTES_MAX: Final = 0xFFFF
-
-_OURS: Final = OURS_TO_SAY | {CAUSE, HOPS, KEY, SENT, NULL}
 
 CODES: Final[dict[Reason, Code]] = {
     Reason.NOT_AUTHENTICATED: Code.BAD_USER_NAME_OR_PASSWORD,
@@ -137,7 +129,7 @@ def _envelope(raw: bytes, expiry_s: int, now_ms: int) -> tuple[Envelope, bool]:
             null = True
         else:
             header = header_of(name, text)
-            if not _fact(envelope, *header):
+            if not take_fact(envelope, *header):
                 headers.append((header[0].removeprefix(ESCAPE), header[1]))
     if headers:
         envelope.headers = tuple(headers)
@@ -145,24 +137,6 @@ def _envelope(raw: bytes, expiry_s: int, now_ms: int) -> tuple[Envelope, bool]:
         envelope.key = facts.key if envelope.key is None else envelope.key
         envelope.sent_ms = facts.sent_ms if envelope.sent_ms is None else envelope.sent_ms
     return envelope, null
-
-
-def _fact(envelope: Envelope, name: str, value: bytes | None) -> bool:
-    """Takes a user property that is a fact of the envelope into it; False if it is a header."""
-    if name not in _OURS or value is None:
-        return False
-    text = value.decode("ascii", "replace")
-    if name == KEY:
-        envelope.key = value
-    elif name == CAUSE and parse_id(text) is not None:
-        envelope.cause = text
-    elif name == HOPS and text.isascii() and text.isdigit() and len(text) < 4:
-        envelope.hops = int(text)
-    elif name == SENT and text.isascii() and text.isdigit() and len(text) < 16:
-        envelope.sent_ms = int(text)
-    else:
-        return False
-    return True
 
 
 def properties_of(message: Message, identifiers: tuple[int, ...], now_ms: int) -> bytes:
@@ -195,7 +169,7 @@ def _encoded(message: Message, envelope: Envelope) -> bytes:
         lost.append("correlation")
     user: list[tuple[str, str]] = []
     for name, value in envelope.headers:
-        pair = user_property(ESCAPE + name if name in _OURS or name.startswith(ESCAPE) else name, value)
+        pair = text_pair(escaped(name), value)
         if _fits(pair[0]) and _fits(pair[1]):
             user.append(pair)
         else:
@@ -212,23 +186,13 @@ def _encoded(message: Message, envelope: Envelope) -> bytes:
 
 def _facts_of(message: Message, envelope: Envelope, lost: list[str]) -> list[tuple[str, str]]:
     """What MQTT has no property for. The id and the sender are told of what comes from elsewhere."""
-    said: list[tuple[str, str]] = []
-    if message.number:
-        said.append((ID, message.id))
-    if message.sender:
-        said.append((FROM, message.sender))
+    said = [text_pair(name, value) for name, value in facts_of(message, envelope)]
     if envelope.key is not None:
-        key = user_property(KEY, envelope.key)
+        key = text_pair(KEY, envelope.key)
         if _fits(key[1]):
             said.append(key)
         else:
             lost.append(KEY)
-    if envelope.cause is not None:
-        said.append((CAUSE, envelope.cause))
-    if envelope.hops:
-        said.append((HOPS, str(envelope.hops)))
-    if envelope.sent_ms is not None:
-        said.append((SENT, str(envelope.sent_ms)))
     if message.payload is None:
         said.append((NULL, "payload"))
     return [*said, *((LOST, what) for what in lost)]
@@ -237,28 +201,3 @@ def _facts_of(message: Message, envelope: Envelope, lost: list[str]) -> list[tup
 def _fits(text: str) -> bool:
     """Whether it can be a string of MQTT's: 65,535 bytes, no NUL."""
     return "\0" not in text and len(text.encode()) <= TEXT_BYTES_MAX
-
-
-def user_property(name: str, value: bytes | None) -> tuple[str, str]:
-    """A header as a user property; bytes that are no text go as base64 under a marked name (docs/crossings.md)."""
-    if value is None:
-        return name + NULL_SUFFIX, ""
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text or name.endswith((BASE64_SUFFIX, NULL_SUFFIX)):
-        return name + BASE64_SUFFIX, base64.b64encode(value).decode()
-    return name, text
-
-
-def header_of(name: str, text: str) -> Header:
-    """The header a user property says: ``user_property`` the other way. A mark that fits not is part of the name."""
-    if name.endswith(NULL_SUFFIX) and not text:
-        return name.removesuffix(NULL_SUFFIX), None
-    if name.endswith(BASE64_SUFFIX):
-        try:
-            return name.removesuffix(BASE64_SUFFIX), base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            pass
-    return name, text.encode()
