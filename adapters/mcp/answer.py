@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import Any, final
 
@@ -39,9 +39,9 @@ class EventStream:
         """Whether the status line is out, so that nothing but events may follow."""
         return self._response is not None
 
-    async def say(self, body: bytes) -> None:
-        """Sends a JSON-RPC message as an event."""
-        await self._send(frame(body, event="message"))
+    async def say(self, body: bytes, id: str = "") -> None:
+        """Sends a JSON-RPC message as an event; an empty one tells nothing but its id."""
+        await self._send(frame(body, event="message", id=id))
 
     async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
         """Sends a notification."""
@@ -70,28 +70,16 @@ class EventStream:
 
 @final
 class Answer:
-    """The answer to one request.
+    """The answer to one request, which ends with its connection."""
 
-    ``keep`` is None where the end of the connection ends the work. Clients of the handshake revisions may lose their
-    connection without meaning to cancel (2025-11-25, Streamable HTTP, Disconnection): for those it takes the task over.
-    """
+    __slots__ = ("_id", "_silence_s", "stream")
 
-    __slots__ = ("_id", "_keep", "_silence_s", "stream")
-
-    def __init__(
-        self,
-        request_id: RequestId,
-        stream: EventStream,
-        *,
-        silence_s: float,
-        keep: Callable[[asyncio.Task[bytes]], None] | None = None,
-    ) -> None:
+    def __init__(self, request_id: RequestId, stream: EventStream, *, silence_s: float) -> None:
         self._id = request_id
         self._silence_s = silence_s
-        self._keep = keep
         self.stream = stream
 
-    async def run(self, work: Awaitable[JsonObject], headers: Mapping[str, str]) -> web.StreamResponse:
+    async def run(self, work: Awaitable[JsonObject]) -> web.StreamResponse:
         """Runs the work and answers. Cancelled when the client goes away."""
         status = 200
 
@@ -108,14 +96,12 @@ class Answer:
             while not (await asyncio.wait({task}, timeout=self._silence_s))[0]:
                 await self.stream.keep_alive()
         except asyncio.CancelledError:
-            await self._abandon(task)
+            task.cancel()
+            await asyncio.wait({task})
             raise
-        if task.cancelled():
-            # notifications/cancelled: the client wants no answer, but HTTP must end somehow.
-            return await self.stream.end() if self.stream.begun else web.Response(status=202)
         body = self._said(task)
         if not self.stream.begun:
-            return web.Response(body=body, status=status, content_type=wire.JSON_TYPE, headers=headers)
+            return web.Response(body=body, status=status, content_type=wire.JSON_TYPE)
         await self.stream.say(body)
         return await self.stream.end()
 
@@ -126,10 +112,3 @@ class Answer:
         # Our bug costs this request, and says nothing of itself to whoever sent it.
         logger.error("mcp request failed", exc_info=failure)
         return wire.error_body(self._id, RpcError(INTERNAL_ERROR, "Internal error"))
-
-    async def _abandon(self, task: asyncio.Task[bytes]) -> None:
-        if self._keep is not None:
-            self._keep(task)
-            return
-        task.cancel()
-        await asyncio.wait({task})

@@ -16,19 +16,21 @@ from dragoman.adapters.serving.web import PRINCIPAL, agent_of
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
+    from dragoman.adapters.mcp.handshakes import HandshakeSession
     from dragoman.broker.broker import Broker
     from dragoman.broker.principal import Principal
 
 
 @final
 class Caller:
-    """The party behind one request."""
+    """The party behind one request. ``session`` is the handshake session it came in; None for later revisions."""
 
-    __slots__ = ("agent", "principal")
+    __slots__ = ("agent", "principal", "session")
 
     def __init__(self, principal: Principal, agent: str) -> None:
         self.principal = principal
         self.agent = agent
+        self.session: HandshakeSession | None = None
 
 
 @final

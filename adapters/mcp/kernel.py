@@ -36,7 +36,9 @@ from mcp_types import (
     PaginatedRequestParams,
     ReadResourceRequestParams,
     RequestParams,
+    SubscribeRequestParams,
     SubscriptionsListenRequestParams,
+    UnsubscribeRequestParams,
 )
 from mcp_types import PROTOCOL_VERSION_META_KEY as VERSION_KEY
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
@@ -54,6 +56,7 @@ __all__ = [
     "MODERN_VERSIONS",
     "NAME_HEADER",
     "PARSE_ERROR",
+    "RESOURCE_NOT_FOUND",
     "SUBSCRIPTION_ID_KEY",
     "VERSION_HEADER",
     "VERSION_KEY",
@@ -69,6 +72,8 @@ __all__ = [
     "RequestId",
     "RpcError",
     "Serve",
+    "SubscribeParams",
+    "UnsubscribeParams",
     "http_status",
 ]
 
@@ -82,6 +87,8 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
+RESOURCE_NOT_FOUND: Final = -32002
+"""In the handshake revisions only; later it is INVALID_PARAMS."""
 
 VERSION_HEADER: Final = MCP_PROTOCOL_VERSION_HEADER
 METHOD_HEADER: Final = MCP_METHOD_HEADER
@@ -94,6 +101,8 @@ HANDSHAKE_VERSIONS: Final = tuple(HANDSHAKE_PROTOCOL_VERSIONS)
 CallParams: TypeAlias = CallToolRequestParams
 ListParams: TypeAlias = PaginatedRequestParams
 ReadParams: TypeAlias = ReadResourceRequestParams
+SubscribeParams: TypeAlias = SubscribeRequestParams
+UnsubscribeParams: TypeAlias = UnsubscribeRequestParams
 ListenParams: TypeAlias = SubscriptionsListenRequestParams
 
 
@@ -163,6 +172,12 @@ class Serve(Protocol):
     async def read_resource(self, request: Request, params: ReadParams) -> JsonObject:
         """The contents of one resource."""
 
+    async def subscribe(self, request: Request, params: SubscribeParams) -> JsonObject:
+        """Follows a resource for as long as the handshake session lasts. The kernel refuses it to others."""
+
+    async def unsubscribe(self, request: Request, params: UnsubscribeParams) -> JsonObject:
+        """The opposite."""
+
     async def listen(self, request: Request, params: ListenParams) -> JsonObject:
         """Runs for as long as the stream is open."""
 
@@ -223,7 +238,7 @@ class Handshake:
 
     def __init__(self, server: Server[Any], session_id: str, sink: Notify) -> None:
         self._connection = Connection.for_loop(_Standalone(sink), session_id=session_id)
-        options = server.create_initialization_options(NotificationOptions(tools_changed=True))
+        options = server.create_initialization_options(NotificationOptions(tools_changed=True, resources_changed=True))
         self._runner = ServerRunner(server, self._connection, None, init_options=options)
 
     @property
@@ -260,6 +275,8 @@ class Kernel:
         self._answer("resources/list", PaginatedRequestParams, serve.list_resources)
         self._answer("resources/templates/list", PaginatedRequestParams, serve.list_templates)
         self._answer("resources/read", ReadResourceRequestParams, serve.read_resource)
+        self._answer("resources/subscribe", SubscribeRequestParams, serve.subscribe)
+        self._answer("resources/unsubscribe", UnsubscribeRequestParams, serve.unsubscribe)
         self._answer("subscriptions/listen", SubscriptionsListenRequestParams, serve.listen)
         self._server.add_request_handler("server/discover", RequestParams, self._discover)
 
@@ -280,11 +297,10 @@ class Kernel:
         self._server.add_request_handler(method, params_type, answer)
 
     async def _discover(self, context: ServerRequestContext[Any, Any], params: RequestParams) -> JsonObject:
-        # The SDK's own answer promises resource list changes as soon as listen is served. We do not send them.
         return {
             "resultType": "complete",
             "supportedVersions": list(MODERN_VERSIONS),
-            "capabilities": {"tools": {"listChanged": True}, "resources": {"subscribe": True}},
+            "capabilities": {"tools": {"listChanged": True}, "resources": {"subscribe": True, "listChanged": True}},
             "instructions": self._server.instructions,
             "ttlMs": 0,
             "cacheScope": "private",

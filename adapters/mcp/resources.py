@@ -62,8 +62,8 @@ async def list_channels(broker: Broker, session: McpSession, cursor: str | None,
     return result
 
 
-def read_channel(broker: Broker, session: McpSession, uri: str) -> JsonObject:
-    """What a channel holds: its retained message, else its newest. Raises RpcError."""
+def read_channel(broker: Broker, session: McpSession, uri: str, missing: int = INVALID_PARAMS) -> JsonObject:
+    """What a channel holds: its retained message, else its newest. Raises RpcError; ``missing`` is its code for no."""
     name = from_uri(uri)
     if isinstance(name, Refusal):
         raise RpcError(INVALID_PARAMS, f"{name.reason.value}: {name.detail}", {"uri": uri})
@@ -76,7 +76,7 @@ def read_channel(broker: Broker, session: McpSession, uri: str) -> JsonObject:
         if message is not None and message.payload is not None:
             return resource_json(uri, message.payload, _content_type(message))
     # Not found and not allowed look the same: a name somebody may not read is nobody's business.
-    raise RpcError(INVALID_PARAMS, f"Resource not found: {shown(uri)}", {"uri": uri})
+    raise RpcError(missing, f"Resource not found: {shown(uri)}", {"uri": uri})
 
 
 def value_of(broker: Broker, name: str) -> Message | None:

@@ -11,10 +11,18 @@ from dragoman.adapters.mcp.asking import SkillCalls
 from dragoman.adapters.mcp.callers import Caller
 from dragoman.adapters.mcp.catalog import Catalog
 from dragoman.adapters.mcp.changes import Changes
+from dragoman.adapters.mcp.channel_watch import ChannelWatch
 from dragoman.adapters.mcp.contents import encodable, mesh_result, refused_result
 from dragoman.adapters.mcp.cursors import Cursors
-from dragoman.adapters.mcp.kernel import INTERNAL_ERROR, INVALID_PARAMS, JsonObject, Request, RpcError
-from dragoman.adapters.mcp.listen import listen
+from dragoman.adapters.mcp.kernel import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    RESOURCE_NOT_FOUND,
+    JsonObject,
+    Request,
+    RpcError,
+)
+from dragoman.adapters.mcp.listen import Listening, listen
 from dragoman.adapters.mcp.mesh_acts import MeshActs
 from dragoman.adapters.mcp.mesh_tools import MeshTool, mesh_tools
 from dragoman.adapters.mcp.resources import TEMPLATES, list_channels, read_channel, read_cursor, write_cursor
@@ -30,7 +38,14 @@ from dragoman.routing.refusals import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dragoman.adapters.mcp.kernel import CallParams, ListenParams, ListParams, ReadParams
+    from dragoman.adapters.mcp.kernel import (
+        CallParams,
+        ListenParams,
+        ListParams,
+        ReadParams,
+        SubscribeParams,
+        UnsubscribeParams,
+    )
     from dragoman.adapters.mcp.settings import McpSettings
     from dragoman.broker.broker import Broker
     from dragoman.broker.history import Change
@@ -38,18 +53,20 @@ if TYPE_CHECKING:
 
 @final
 class MeshServe:
-    """Answers the methods with a broker. ``changes`` rings when the tools may have changed."""
+    """Answers the methods with a broker. ``tools_changed`` and ``resources_changed`` ring when the lists may have."""
 
     __slots__ = (
         "_broker",
         "_catalog",
+        "_channels",
         "_cursors",
         "_gone",
         "_mesh_tools",
         "_settings",
         "_skills",
         "_unwatch",
-        "changes",
+        "resources_changed",
+        "tools_changed",
     )
 
     def __init__(self, broker: Broker, settings: McpSettings) -> None:
@@ -64,12 +81,15 @@ class MeshServe:
             schema_bytes_max=settings.schema_bytes_max,
         )
         self._skills = SkillCalls(broker, self._catalog, settings.call_timeout_s)
-        self.changes = Changes(broker.core.loop, settings.tools_changed_debounce_s)
+        self.tools_changed = Changes(broker.core.loop, settings.tools_changed_debounce_s)
+        self.resources_changed = Changes(broker.core.loop, 0.0)
+        self._channels = ChannelWatch(broker, settings.channels_look_ms, self.resources_changed.ring)
         self._unwatch: Callable[[], None] | None = None
         self._gone: set[str] = set()
 
     def start(self) -> None:
-        """Begins to watch the directory."""
+        """Begins to watch the directory and the channels."""
+        self._channels.start()
         directory = self._broker.directory
         self._gone = {agent.id for agent in directory.find(EMBEDDED, Query(state=State.GONE))}
         self._unwatch = directory.watch(self._changed)
@@ -79,7 +99,9 @@ class MeshServe:
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
-        self.changes.stop()
+        self._channels.stop()
+        self.tools_changed.stop()
+        self.resources_changed.stop()
         self._cursors.close()
 
     # -- tools ---------------------------------------------------------------------------------------
@@ -152,9 +174,27 @@ class MeshServe:
 
     async def read_resource(self, request: Request, params: ReadParams) -> JsonObject:
         """What a channel holds now. Never to be kept: the next message changes it."""
-        with self._session(_caller(request)) as session:
-            contents = read_channel(self._broker, session, str(params.uri))
+        caller = _caller(request)
+        missing = INVALID_PARAMS if caller.session is None else RESOURCE_NOT_FOUND
+        with self._session(caller) as session:
+            contents = read_channel(self._broker, session, str(params.uri), missing)
         return {"resultType": "complete", "contents": [contents], "ttlMs": 0, "cacheScope": "private"}
+
+    async def subscribe(self, request: Request, params: SubscribeParams) -> JsonObject:
+        """Notices of a resource on the stream of the session."""
+        caller = _caller(request)
+        assert caller.session is not None, "the kernel lets only handshake sessions subscribe"
+        refusal = caller.session.follow(self._broker, caller, str(params.uri), self._settings.listen_uris_max)
+        if refusal is not None:
+            raise RpcError(INVALID_PARAMS, f"{refusal.reason.value}: {refusal.detail}", {"uri": str(params.uri)})
+        return {}
+
+    async def unsubscribe(self, request: Request, params: UnsubscribeParams) -> JsonObject:
+        """No more of them."""
+        caller = _caller(request)
+        assert caller.session is not None, "the kernel lets only handshake sessions unsubscribe"
+        caller.session.unfollow(str(params.uri))
+        return {}
 
     async def listen(self, request: Request, params: ListenParams) -> JsonObject:
         """One stream of changes."""
@@ -163,8 +203,13 @@ class MeshServe:
         if len(uris) > self._settings.listen_uris_max:
             detail = f"{len(uris)} resources, one stream follows at most {self._settings.listen_uris_max}"
             raise RpcError(INVALID_PARAMS, detail)
-        tools = bool(wanted.tools_list_changed)
-        outcome = await listen(self._broker, _caller(request), request, self.changes, tools=tools, uris=uris)
+        kinds = {}
+        if wanted.tools_list_changed:
+            kinds["toolsListChanged"] = self.tools_changed
+        if wanted.resources_list_changed:
+            kinds["resourcesListChanged"] = self.resources_changed
+        listening = Listening(self._broker, _caller(request), self._settings.notices_gap_s)
+        outcome = await listen(listening, request, kinds, uris)
         if isinstance(outcome, Refusal):
             raise _internal(outcome)
         return outcome
@@ -195,7 +240,7 @@ class MeshServe:
         else:
             self._gone.discard(change.agent)
         if change.what is not What.STATE or gone != was_gone:
-            self.changes.ring()
+            self.tools_changed.ring()
 
 
 def _caller(request: Request) -> Caller:

@@ -48,11 +48,17 @@ class McpSettings:
     requests_max: int = key(2048, unit="requests", low=1, why="in flight at once, all together")
     listens_per_principal_max: int = key(64, unit="streams", low=1, why="open subscriptions/listen and GET streams")
     listens_max: int = key(1024, unit="streams", low=1, why="the same, all together", peers="the SDK: 1024")
-    listen_uris_max: int = key(256, unit="resources", low=1, why="one listen stream may follow")
+    listen_uris_max: int = key(256, unit="resources", low=1, why="one listen stream or session may follow")
+    notices_gap_s: float = key(
+        0.05, unit="s", low=0, why="a stream that told of changes pauses so long; what changes meanwhile becomes one"
+    )
     sessions_max: int = key(
         1000, unit="sessions", low=1, why="of clients of 2025-11-25 and older", peers="the SDK: 10,000"
     )
     session_idle_s: float = key(1800.0, unit="s", low=1, why="such a session ends unused", peers="the SDK: 30 min")
+    session_replay_bytes_max: int = key(
+        MIB, unit="bytes", low=1024, why="answers such a session can still ask for after its connection broke"
+    )
     session_requests_max: int = key(32, unit="requests", low=1, why="in flight at once in one such session")
     page_size: int = key(200, unit="entries", low=1, high=10_000, why="tools or resources in one page of a list")
     agent_enum_max: int = key(20, unit="agents", low=0, why="with so few servers a tool's argument 'agent' lists them")
@@ -67,6 +73,7 @@ class McpSettings:
     cursor_bytes_max: int = key(MIB, unit="bytes", low=1024, why="the same in bytes")
     read_bytes_max: int = key(256 * 1024, unit="bytes", low=1024, why="payload one mesh_read or mesh_wait returns")
     tools_changed_debounce_s: float = key(0.2, unit="s", why="changes of the directory are gathered so long")
+    channels_look_ms: int = key(1000, unit="ms", low=1, why="how often is looked whether there are other channels")
     list_ttl_ms: int = key(
         0, unit="ms", low=0, why="how long a client may keep a list; it depends on who asks and when"
     )

@@ -200,8 +200,8 @@ async def eventually(holds: Callable[[], bool]) -> None:
 
 
 def events(text: bytes) -> list[Any]:
-    """The JSON of each event."""
-    return [json.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ")]
+    """The JSON of each event that has data."""
+    return [json.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: {")]
 
 
 async def next_event(content: aiohttp.StreamReader) -> Any:
@@ -253,3 +253,54 @@ def run(body: Callable[[McpMesh], Awaitable[None]], gate: GateSettings | None = 
             await body(mesh)
 
     asyncio.run(main())
+
+
+# -- clients of the handshake revisions ------------------------------------------------------------------------------
+
+
+def hello(version: str = "2025-11-25") -> dict[str, Any]:
+    return request(
+        "initialize",
+        {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "admin", "version": "1"}},
+        0,
+    )
+
+
+def request(method: str, params: dict[str, Any] | None = None, request_id: Any = 1) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params or {}}
+
+
+async def opened(mesh: McpMesh, version: str = "2025-11-25", **more: str) -> dict[str, str | None]:
+    """Opens a session; the headers its requests need."""
+    status, headers, answer = await mesh.post(hello(version), dict(more))
+    assert status == 200, answer
+    lines: dict[str, str | None] = {
+        "Mcp-Session-Id": headers["mcp-session-id"],
+        "MCP-Protocol-Version": version,
+        **more,
+    }
+    note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    assert (await mesh.post(note, lines))[0] == 202
+    return lines
+
+
+def note(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "method": method, "params": params}
+
+
+def listening(lines: dict[str, str | None], seen: str = "") -> dict[str, str]:
+    """The headers that open a stream of a session, after the event ``seen``."""
+    headers = {name: str(value) for name, value in lines.items()} | {"Accept": "text/event-stream"}
+    return {**headers, "Last-Event-ID": seen} if seen else headers
+
+
+async def next_frame(content: aiohttp.StreamReader) -> tuple[str, Any]:
+    """Id and JSON of the next event of a stream; None for an event without data."""
+    seen, told = "", None
+    while (line := await asyncio.wait_for(content.readline(), 5)).strip() or not seen:
+        assert line, "the stream ended"
+        if line.startswith(b"id: "):
+            seen = line[4:].strip().decode()
+        elif line.startswith(b"data: {"):
+            told = json.loads(line[6:])
+    return seen, told

@@ -12,6 +12,7 @@ from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.principal import ANONYMOUS
 from dragoman.routing.cards import Skill
 from dragoman.routing.message import Message
+from dragoman.routing.refusals import Refusal
 
 # -- resources ---------------------------------------------------------------------------------------
 
@@ -106,6 +107,7 @@ def test_a_stream_acknowledges_first_and_tells_only_what_was_asked() -> None:
             assert first["params"] == {
                 "notifications": {
                     "toolsListChanged": True,
+                    "resourcesListChanged": True,
                     "resourceSubscriptions": ["channel:///a", "channel:///?name=a"],
                 },
                 "_meta": meta,
@@ -129,7 +131,39 @@ def test_a_stream_acknowledges_first_and_tells_only_what_was_asked() -> None:
         body,
         GateSettings(rules=(RuleSettings(effect="deny", actions=("read",), filters=("secret/#",)),)),
         tools_changed_debounce_s=0.01,
+        channels_look_ms=3_600_000,
     )
+
+
+def test_a_stream_tells_of_channels_that_hold_something_for_the_first_time() -> None:
+    async def body(mesh: McpMesh) -> None:
+        publish(mesh, "old", b"0")
+        message, headers = modern("subscriptions/listen", {"notifications": {"resourcesListChanged": True}})
+        headers |= {"Accept": "application/json, text/event-stream"}
+        watch = mesh.endpoint._serve._channels
+        async with mesh.http.post(mesh.url, json=message, headers=headers) as stream:
+            assert (await next_event(stream.content))["params"]["notifications"] == {"resourcesListChanged": True}
+            watch._look()
+            assert (await next_event(stream.content))["method"] == "notifications/resources/list_changed"
+            rung: list[int] = []
+            unsubscribe = mesh.endpoint._serve.resources_changed.subscribe(lambda: rung.append(1))
+            publish(mesh, "old", b"1")
+            session = McpSession(ANONYMOUS, "")
+            assert mesh.broker.attach(session) is None
+            assert not isinstance(mesh.broker.subscribe(session, "empty"), Refusal)
+            watch._look()
+            await mesh.ask("server/discover")
+            assert rung == [], "neither another message nor an empty channel makes another list"
+            publish(mesh, "empty", b"2")
+            watch._look()
+            await eventually(lambda: rung == [1])
+            mesh.broker.channels.close(mesh.broker.channels.by_name["old"])
+            watch._look()
+            await eventually(lambda: rung == [1, 1])
+            mesh.broker.detach(session)
+            unsubscribe()
+
+    run(body, channels_look_ms=3_600_000, notices_gap_s=0.0)
 
 
 def test_comings_and_goings_change_no_list_until_an_agent_is_gone() -> None:
@@ -137,7 +171,7 @@ def test_comings_and_goings_change_no_list_until_an_agent_is_gone() -> None:
         mesh.add("t1", Skill("x"))
         await mesh.ask("server/discover")
         rung: list[int] = []
-        changes = mesh.endpoint._serve.changes
+        changes = mesh.endpoint._serve.tools_changed
         unsubscribe = changes.subscribe(lambda: rung.append(1))
         for limit in (0, None, 0, None):
             assert mesh.directory.set_limit("t1", limit) is None

@@ -24,7 +24,10 @@ def test_discover_promises_only_what_is_built() -> None:
         result = answer["result"]
         assert (status, headers["content-type"]) == (200, "application/json")
         assert result["supportedVersions"] == [MODERN]
-        assert result["capabilities"] == {"tools": {"listChanged": True}, "resources": {"subscribe": True}}
+        assert result["capabilities"] == {
+            "tools": {"listChanged": True},
+            "resources": {"subscribe": True, "listChanged": True},
+        }
         assert result["resultType"] == "complete"
         assert result["cacheScope"] == "private"
         assert result["_meta"]["io.modelcontextprotocol/serverInfo"] == {"name": "dragoman", "version": "9.9"}
