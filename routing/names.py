@@ -45,6 +45,7 @@ _DOTS: Final = re.compile(r"(\.\.?)%[Ff][Ff]")
 _KAFKA_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _KAFKA_ESCAPED: Final = re.compile(r"_(?=x)|[^A-Za-z0-9_-]")
 _KAFKA_ESCAPE: Final = re.compile(rb"_x([0-9a-f]{2})")
+_NATS_ILLEGAL: Final = re.compile(r"[\x00-\x20\x7f]")
 _TOOL_REPLACED: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _DIGEST_CHARS: Final = 8
 
@@ -211,6 +212,37 @@ def _kafka_level(part: str) -> str:
     if part == "_x":
         return ""
     return _KAFKA_ESCAPE.sub(lambda found: bytes((int(found[1], 16),)), part.encode()).decode()
+
+
+# -- NATS ----------------------------------------------------------------------------------------
+
+
+def to_nats(name: str) -> str | Refusal:
+    """The NATS subject of a legal name: ``factory/line1/temp`` is ``factory.line1.temp``.
+
+    As nats-server spells MQTT topics: a dot within a level is ``//``, an empty level is ``/``. A subject has no white
+    space, and a level that is ``*`` or ``>`` would be a wildcard: those names have none.
+    """
+    if _NATS_ILLEGAL.search(name) or not {"*", ">"}.isdisjoint(name.split("/")):
+        detail = f"a NATS subject has no white space and no level * or >, so it cannot be {shown(name)}"
+        return Refusal(Reason.NAME_NOT_EXPRESSIBLE, detail)
+    return ".".join([level.replace(".", "//") or "/" for level in name.split("/")])
+
+
+def from_nats(subject: str) -> str | Refusal:
+    """The name a NATS subject stands for. Strict: only what ``to_nats`` writes, so no two subjects are one channel."""
+    levels: list[str] = []
+    for token in subject.split("."):
+        level = "" if token == "/" else token.replace("//", ".")
+        if not token or "/" in level:
+            detail = f"a NATS subject with a channel of its own has no empty token and no single /: {shown(subject)}"
+            return Refusal(Reason.NAME_INVALID, detail)
+        levels.append(level)
+    name = "/".join(levels)
+    refusal = check_name(name)
+    if refusal is None and to_nats(name) != subject:
+        refusal = Refusal(Reason.NAME_INVALID, f"NATS subject {shown(subject)} is never written for a channel")
+    return refusal or name
 
 
 # -- HTTP paths, MCP resource URIs, one level -------------------------------------------------------

@@ -16,10 +16,12 @@ from dragoman.routing.names import (
     check_name,
     from_kafka,
     from_level,
+    from_nats,
     from_path,
     from_uri,
     to_kafka,
     to_level,
+    to_nats,
     to_path,
     to_uri,
     tool_name,
@@ -136,6 +138,40 @@ def test_a_name_too_long_for_kafka_is_refused_and_never_shortened():
         refusal = to_kafka(name)
         assert isinstance(refusal, Refusal)
         assert refusal.reason is Reason.NAME_NOT_EXPRESSIBLE
+
+
+# -- NATS ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("factory/line1/temp", "factory.line1.temp"),
+        ("a.b/c", "a//b.c"),
+        ("/a//b/", "/.a./.b./"),
+        ("...", "//////"),
+        ("ß/a*", "ß.a*"),
+    ],
+)
+def test_nats_subjects(name, subject):
+    assert to_nats(name) == subject
+    assert from_nats(subject) == name
+
+
+@quick
+@given(names)
+def test_every_nats_subject_reads_back(name):
+    subject = to_nats(name)
+    if isinstance(subject, Refusal):
+        assert subject.reason is Reason.NAME_NOT_EXPRESSIBLE
+        assert any(c <= " " or c == "\x7f" for c in name) or {"*", ">"} & set(name.split("/"))
+    else:
+        assert from_nats(subject) == name
+
+
+@pytest.mark.parametrize("subject", ["", ".", "a..b", "a/b", "a///b", "a.+", "a.b#", "a b", "a.*", ">"])
+def test_a_nats_subject_that_is_no_channels_is_refused(subject):
+    assert isinstance(from_nats(subject), Refusal)
 
 
 # -- HTTP paths ----------------------------------------------------------------------------------
