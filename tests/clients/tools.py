@@ -48,6 +48,7 @@ TOOLS: dict[str, Tool] = {
     "npm:mqtt": Tool("node", "make clients", "mqtt"),
     "npm:mqtt-packet": Tool("node", "make clients", "mqtt-packet"),
     "npm:@modelcontextprotocol/client": Tool("node", "make clients", "@modelcontextprotocol/client"),
+    "npm:@modelcontextprotocol/sdk": Tool("node", "make clients", "@modelcontextprotocol/sdk"),
 }
 
 
