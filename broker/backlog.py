@@ -17,7 +17,7 @@ from dragoman.routing.names import is_exact, matches
 if TYPE_CHECKING:
     from dragoman.broker.channels import Channels
     from dragoman.broker.core import Core, TimerHandle
-    from dragoman.routing.message import Message
+    from dragoman.routing.message import Entry, Message
 
 SCAN_BYTES: Final = 256 * 1024
 SCANS_PER_TURN: Final = 16
@@ -127,7 +127,8 @@ class Backlog:
         if not self._exact:
             return None
         by_name = self._backlogs.channels.by_name
-        return [by_name[f].number for f in self._filters if f in by_name]
+        heads = [by_name[f] for f in self._filters if f in by_name]
+        return [channel.number for head in heads for channel in head.partitions or (head,)]
 
     def _since(self, name: str) -> int:
         return min((start for f, start in self._filters.items() if matches(f, name)), default=0)
@@ -215,15 +216,15 @@ class Backlog:
         epoch = self._epoch
         log.scan(Position(self.next), SCAN_BYTES, self.wants, lambda m, n: self._arrived(epoch, m, n), self._numbers())
 
-    def _arrived(self, epoch: int, messages: Sequence[Message], following: int) -> None:
+    def _arrived(self, epoch: int, entries: Sequence[Entry], following: int) -> None:
         if epoch != self._epoch:
             return
-        for message in messages:
+        for message in self._backlogs.core.bundles.after(entries, self.next):
             if not self._take(message):
                 self._reading = False
                 return
         self.next = max(self.next, following)
-        if not messages and self.next >= self._backlogs.core.log.end():
+        if not entries and self.next >= self._backlogs.core.log.end():
             self._reading = False
             self.behind = False
             self._backlogs.dirty(self)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.backlog import Backlogs
 from dragoman.broker.calls import Calls
-from dragoman.broker.channel import STALE, Channel, Keep
+from dragoman.broker.channel import Channel, Keep
 from dragoman.broker.channels import Channels
 from dragoman.broker.core import Core, Loop
 from dragoman.broker.dedupe import Dedupe
@@ -23,6 +23,7 @@ from dragoman.broker.mailbox import Mailboxes
 from dragoman.broker.post import Post
 from dragoman.broker.principal import EMBEDDED
 from dragoman.broker.probes import add_probes
+from dragoman.broker.producers import Producers
 from dragoman.broker.pump import Page
 from dragoman.broker.retention import Limits
 from dragoman.broker.rooms import Rooms
@@ -30,6 +31,7 @@ from dragoman.broker.route import Route
 from dragoman.broker.settings_groups import GroupSettings
 from dragoman.broker.subscription import Place, Start, Subscription
 from dragoman.broker.timers import Timers
+from dragoman.broker.topics import Topics
 from dragoman.broker.verbs import Verbs
 from dragoman.broker.workgroups import WorkGroups
 from dragoman.routing.message import Envelope, Header, Message
@@ -80,6 +82,8 @@ class Broker:
         self.channels = Channels(self.core)
         self.backlogs = Backlogs(self.core, self.channels)
         self.dedupe = Dedupe(self.core)
+        self.producers = Producers(self.core)
+        self.topics = Topics(self.core, self.channels, self.declare, self._may)
         self.timers = Timers(clock, loop.call_later, log, agents.timers_durable_max)
         self.directory = Directory(clock, self.timers, gate, log, self.tell, self.later, agents, declared)
         self.rooms = Rooms(
@@ -121,6 +125,8 @@ class Broker:
         self.log.open(self._committed, self._refused)
         promised = self.channels.load()
         self.dedupe.load()
+        self.producers.load()
+        self.topics.load()
         self.timers.start()
         self.directory.start()
         self.rooms.start()
@@ -162,6 +168,7 @@ class Broker:
 
     def _committed(self, ticket: Ticket) -> None:
         self.dedupe.committed(ticket)
+        self.producers.committed(ticket)
         self.core.commits.committed(ticket)
         for t in sorted(t for t in self._waiters if t <= ticket):
             for tell in self._waiters.pop(t):
@@ -170,6 +177,7 @@ class Broker:
     def _refused(self, ticket: Ticket, refusal: Refusal) -> None:
         self.metrics.commits_failed += 1
         self.dedupe.refused(ticket)
+        self.producers.refused(ticket)
         self.core.commits.refused(ticket, refusal)
         for tell in self._waiters.pop(ticket, ()):
             tell(refusal)
@@ -181,6 +189,7 @@ class Broker:
         self.backlogs.advance()
         self.channels.sweep()
         self.dedupe.trim()
+        self.producers.trim()
         self.timers.after(self.settings.sweep_ms, self._sweep)
 
     # -- sessions ------------------------------------------------------------------------------------
@@ -402,7 +411,7 @@ class Broker:
         if self.verbs.owns(subscription.filter):
             return
         if subscription.exact:
-            self.channels.by_name[subscription.filter].generation = STALE
+            self.channels.by_name[subscription.filter].stale()
         else:
             self.core.changed()
 
@@ -434,21 +443,25 @@ class Broker:
         self.post.resume(session)
 
     def _begin(self, channel: Channel, session: Session, start: Start | Place) -> None:
-        """Puts an exact subscription's feed behind, at the place it asks for, and reads from there."""
-        feed = channel.feed_of(session)
-        if feed is None:
-            # It may subscribe here but not read.
-            return
-        if start is Start.LAST:
-            place = channel.newest
-        elif isinstance(start, tuple) and start[0] == channel.number:
-            place = min(start[1], channel.visible)
-        else:
-            place = channel.oldest
-            if isinstance(start, tuple):
-                self.metrics.gaps += 1
-                session.lost(feed, 0)
-        self.core.pump.begin(feed, place)
+        """Puts an exact subscription's feeds behind, at the place it asks for, and reads from there."""
+        for partition in channel.partitions or (channel,):
+            feed = partition.feed_of(session)
+            if feed is None:
+                # It may subscribe here but not read.
+                return
+            if isinstance(start, tuple) and start[0] == partition.number:
+                self.core.pump.begin(feed, min(start[1], partition.visible))
+                return
+            if start is Start.LAST:
+                self.core.pump.begin(feed, partition.newest)
+            elif start is Start.EARLIEST:
+                self.core.pump.begin(feed, partition.oldest)
+        if isinstance(start, tuple):
+            feed = channel.feed_of(session)
+            assert feed is not None, "it was fed a moment ago"
+            self.metrics.gaps += 1
+            session.lost(feed, 0)
+            self.core.pump.begin(feed, channel.oldest)
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -477,9 +490,13 @@ class Broker:
     def last_of(self, name: str) -> Message | None:
         """The newest visible message. The gate is the caller's business (``may_read``)."""
         channel = self.channels.find(name)
-        if channel is None or channel.last is None or channel.last.expired(self.clock.now_ms()):
+        if channel is None:
             return None
-        return channel.last
+        last = channel.last
+        if last is None and channel.tail is not None:
+            opened = self.core.bundles.messages(channel.tail)
+            last = opened[-1] if opened else None
+        return None if last is None or last.expired(self.clock.now_ms()) else last
 
     def may_read(self, session: Session, name: str) -> bool:
         """Whether the session may read this channel."""

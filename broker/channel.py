@@ -7,18 +7,21 @@ feeds are pushed to directly; the others keep a place and are read for by ``pump
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.log.contract import DONE, Ticket
 from dragoman.broker.log.ring import Ring
 from dragoman.broker.subscription import Feed, Subscription
+from dragoman.routing.message import end_of
+from dragoman.routing.partition import partition_of
 from dragoman.routing.refusals import Refusal
 
 if TYPE_CHECKING:
     from dragoman.broker.core import Core
     from dragoman.broker.session import Session
-    from dragoman.routing.message import Message
+    from dragoman.routing.message import Bundle, Message
 
 FANOUT_MAX: Final = 1_000
 """Feeds pushed to in one go. The rest are read for in later turns, so that one message cannot hold the loop."""
@@ -54,6 +57,9 @@ class Channel:
     ``unsure``       offsets right below this one, after a crash, may never have been used: gaps across it are uncounted
     ``slow_from``    from this offset on a message needs more than the ring: ``Commits.take`` looks at it
     ``pending``      the ticket of the newest message not yet visible; 0 = all are
+    ``head``         the channel this is a partition of; ``partitions`` all of a head's, itself the first
+    ``tail``         the newest thing said, if it is a bundle nobody here has opened
+    ``watchers``     who reads by itself and wants to be told that there is something new
     ``exact``        subscriptions to exactly this channel, by session
     ``live``         the feeds pushed to; ``rest`` those beyond ``FANOUT_MAX``, read for in later turns
     ``generation``   of the broker's filters and rules that ``live`` and ``keep`` were computed at
@@ -66,6 +72,7 @@ class Channel:
         "exact",
         "feeds",
         "generation",
+        "head",
         "idle_since_ms",
         "keep",
         "last",
@@ -75,14 +82,17 @@ class Channel:
         "next_offset",
         "number",
         "open",
+        "partitions",
         "pending",
         "reserved",
         "rest",
         "retained",
         "ring",
         "slow_from",
+        "tail",
         "unsure",
         "visible",
+        "watchers",
     )
 
     def __init__(self, core: Core, name: str, number: int, next_offset: int = 0) -> None:
@@ -102,6 +112,10 @@ class Channel:
         self.open = True
         self.ring = Ring()
         self.last: Message | None = None
+        self.tail: Bundle | None = None
+        self.head: Channel | None = None
+        self.partitions: tuple[Channel, ...] = ()
+        self.watchers: dict[Callable[[Channel], object], None] | None = None
         self.retained: Message | None = None
         self.exact: dict[Session, list[Subscription]] | None = None
         self.feeds: dict[Session, Feed] | None = None
@@ -147,6 +161,7 @@ class Channel:
         assert offset >= self.visible, f"{self.name!r} shows {offset} after {self.visible}"
         self.visible = offset + 1
         self.last = message
+        self.tail = None
         self.core.rings.append(self.ring, message)
         for feed in self.live:
             if feed.lag is None and not feed.deliver(feed, message):
@@ -155,6 +170,68 @@ class Channel:
         if self.rest:
             self.core.pump.spread(self)
 
+    def append_bundle(self, bundle: Bundle) -> Ticket | Refusal:
+        """Takes several messages in at once, unread. Only a channel that keeps all may be asked; see ``append``."""
+        core = self.core
+        if self.generation != core.generation:
+            self.refresh()
+        assert self.keep is Keep.ALL, f"{self.name!r} would not log a bundle"
+        if core.now_ms > self.last_ms:
+            self.last_ms = core.now_ms
+        bundle.time_ms = self.last_ms
+        bundle.number = self.number
+        bundle.offset = self.next_offset
+        return core.commits.take_bundle(self, bundle)
+
+    def passed(self, bundle: Bundle) -> None:
+        """A bundle is visible. If it was not opened, memory ends before it and whoever reads it asks the log."""
+        end = end_of(bundle)
+        if self.visible < end:
+            self.visible = end
+            self.core.rings.clear(self.ring)
+            self.last = None
+            self.tail = bundle
+
+    @property
+    def fed(self) -> bool:
+        """Whether anybody is fed single messages."""
+        if self.generation != self.core.generation:
+            self.refresh()
+        return bool(self.live or self.rest)
+
+    def partition_for(self, message: Message) -> Channel:
+        """The partition a message belongs to: by its key, or by its sender, whose order is kept."""
+        key = message.envelope.key if message.envelope is not None else None
+        return self.partitions[partition_of(key, message.sender, len(self.partitions))]
+
+    @property
+    def partition(self) -> int:
+        """Which partition it is; 0 for the channel itself."""
+        return 0 if self.head is None else self.head.partitions.index(self)
+
+    def watch(self, fn: Callable[[Channel], object]) -> None:
+        """Calls ``fn`` whenever something has become visible here, and when the channel ends.
+
+        From within the broker's work: ``fn`` must not call back into it, but have itself called later.
+        """
+        if self.watchers is None:
+            self.watchers = {}
+        self.watchers[fn] = None
+        self.pace()
+
+    def unwatch(self, fn: Callable[[Channel], object]) -> None:
+        """The opposite; ``fn`` may have been told already."""
+        if self.watchers is not None and self.watchers.pop(fn, self) is None and not self.watchers:
+            self.watchers = None
+            self.idle_since_ms = self.core.now_ms
+            self.pace()
+
+    def stale(self) -> None:
+        """Who is fed has to be computed anew, in every partition."""
+        self.generation = STALE
+        for partition in self.partitions:
+            partition.generation = STALE
+
     def subscribed(self, subscription: Subscription) -> bool:
         """Adds an exact subscription. True if it is its session's first here."""
         if self.exact is None:
@@ -162,13 +239,13 @@ class Channel:
         session = subscription.session
         if session in self.exact:
             self.exact[session].append(subscription)
-            self.generation = STALE
+            self.stale()
             return False
         if self.feeds and session in self.feeds and self.generation != self.core.generation:
             # A feed that only an ended subscription left behind must not be continued by this one.
             self.refresh()
         self.exact[session] = [subscription]
-        self.generation = STALE
+        self.stale()
         return True
 
     def unsubscribed(self, subscription: Subscription) -> bool:
@@ -178,7 +255,7 @@ class Channel:
         mine.remove(subscription)
         if not mine:
             del self.exact[subscription.session]
-        self.generation = STALE
+        self.stale()
         self.idle_since_ms = self.core.now_ms
         return not mine
 
@@ -191,8 +268,9 @@ class Channel:
         """
         core = self.core
         wanted: dict[Session, list[Subscription]] = {}
-        if self.exact:
-            for session, subscriptions in self.exact.items():
+        exact = self.exact if self.head is None else self.head.exact
+        if exact:
+            for session, subscriptions in exact.items():
                 if core.may_read(session, self.name):
                     wanted[session] = subscriptions.copy()
         for subscription in core.filters.match(self.name):
@@ -228,7 +306,7 @@ class Channel:
 
     def pace(self) -> None:
         """Says anew from where on messages need more than the ring; after any change of what that depends on."""
-        if self.keep or self.pending:
+        if self.keep or self.pending or self.watchers:
             self.slow_from = 0
         elif self.reserved != UNPROMISED:
             self.slow_from = self.reserved - RESERVE // 2
@@ -288,6 +366,8 @@ class Channel:
         self.core.rings.release(self.ring, offset)
         if self.last is not None and self.last.offset < offset:
             self.last = None
+        if self.tail is not None and end_of(self.tail) <= offset:
+            self.tail = None
 
     @property
     def wanted(self) -> bool:
@@ -295,7 +375,7 @@ class Channel:
 
         Whoever reads by a wildcard does so only while something is left to read: it will match the next creation too.
         """
-        if self.exact or self.declared or self.retained is not None or self.pending or self.logged:
+        if self.exact or self.declared or self.watchers or self.retained is not None or self.pending or self.logged:
             return True
         return any(f.lag is not None and f.lag < self.visible for f in (self.feeds or {}).values())
 

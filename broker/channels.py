@@ -38,6 +38,8 @@ class Channels:
         self._core = core
         self.by_name: dict[str, Channel] = {}
         self.by_number: dict[int, Channel] = {}
+        #: those that somebody declared to keep all, but for the mesh's own
+        self.kept: dict[str, Channel] = {}
         self._number = 0
         self._numbers_end = 0
         #: all channels, in the order in which the sweep comes to them
@@ -79,8 +81,29 @@ class Channels:
         self.created_total += 1
         return channel
 
+    def add_partition(self, head: Channel) -> Channel:
+        """One more partition of a channel that keeps all: a numbered log of its own under the same name.
+
+        Who reads the channel reads all its partitions; see ``Channel.partition_for`` for who writes where.
+        """
+        assert head.head is None, "a partition has none"
+        assert head.declared is Keep.ALL, f"{head.name!r} cannot have partitions: it does not keep all"
+        channel = Channel(self._core, head.name, self._next_number())
+        channel.creator = head.creator
+        self._join(head, channel)
+        self._enter(channel)
+        self._created_by[channel.creator] = self._created_by.get(channel.creator, 0) + 1
+        self.declare(channel, Keep.ALL, self._core.retention.of(head))
+        return channel
+
+    def _join(self, head: Channel, channel: Channel) -> None:
+        channel.head = head
+        head.partitions = (*(head.partitions or (head,)), channel)
+        head.stale()
+
     def _enter(self, channel: Channel) -> Channel:
-        self.by_name[channel.name] = channel
+        if channel.head is None:
+            self.by_name[channel.name] = channel
         self.by_number[channel.number] = channel
         self._round.append(channel)
         self._core.metrics.channels = len(self.by_name)
@@ -91,9 +114,18 @@ class Channels:
         self._core.retention.set(channel, limits)
         channel.declared = keep
         channel.generation = STALE
+        self._list(channel)
         # Of a channel that logs everything the log itself knows the next offset, so that it stays dense.
         channel.reserved = channel.next_offset + (0 if keep is Keep.ALL else RESERVE)
         self._core.commits.remember(channel)
+
+    def _list(self, channel: Channel) -> None:
+        if channel.head is not None or channel.name.startswith("$"):
+            return
+        if channel.declared is Keep.ALL:
+            self.kept[channel.name] = channel
+        else:
+            self.kept.pop(channel.name, None)
 
     # -- numbers -----------------------------------------------------------------------------------
 
@@ -118,8 +150,8 @@ class Channels:
         base = (core.settings.node << (64 - NODE_BITS)) + 1
         self._number = decode_row(row, NumbersRow).next if row is not None else base
         ticket = self.promise_numbers()
-        for key, value in core.log.rows(Table.CHANNELS):
-            known = decode_row(value, ChannelRow)
+        rows = [(key, decode_row(value, ChannelRow)) for key, value in core.log.rows(Table.CHANNELS)]
+        for key, known in sorted(rows, key=lambda row: row[1].partition):
             number = int.from_bytes(key, "big")
             after = core.log.bounds(number)[1]
             channel = Channel(core, known.name, number, next_offset=max(known.reserved, after))
@@ -130,7 +162,10 @@ class Channels:
             channel.creator = known.creator
             self._created_by[known.creator] = self._created_by.get(known.creator, 0) + 1
             core.retention.set(channel, Limits(known.retention_ms, known.retention_bytes, known.retention_messages))
+            if known.partition:
+                self._join(self.by_name[known.name], channel)
             self._enter(channel)
+            self._list(channel)
         for number in [number for number in core.log.channels() if number not in self.by_number]:
             core.log.release(number, EVERYTHING)
         for key, value in core.log.rows(Table.RETAINED):
@@ -142,7 +177,7 @@ class Channels:
 
     def settle(self) -> None:
         """The mesh stops: gives back promised offsets that were not used. Nothing is taken in after this."""
-        for channel in self.by_name.values():
+        for channel in self.by_number.values():
             if channel.reserved > channel.next_offset and channel.declared is not Keep.ALL:
                 channel.reserved = channel.next_offset
                 self._core.commits.remember(channel, settled=True)
@@ -207,13 +242,19 @@ class Channels:
     def close(self, channel: Channel) -> None:
         """Ends this creation of the channel. A later use of the name makes a new one with a new number."""
         core = self._core
+        for partition in channel.partitions[1:]:
+            self.close(partition)
         channel.open = False
+        for arrived in channel.watchers or ():
+            arrived(channel)
         for feed in (channel.feeds or {}).values():
             core.pump.end(feed)
         channel.feeds = None
         channel.live = channel.rest = ()
         core.retention.forget(channel)
-        del self.by_name[channel.name]
+        if channel.head is None:
+            del self.by_name[channel.name]
+            self.kept.pop(channel.name, None)
         del self.by_number[channel.number]
         core.metrics.channels = len(self.by_name)
         if channel.retained is not None:
@@ -230,13 +271,28 @@ class Channels:
             core.log.release(channel.number, EVERYTHING)
         self.evaporated_total += 1
 
+    def renew(self, channel: Channel) -> Channel | None:
+        """Ends this creation; who subscribes to exactly this name goes on with a new one, if anybody does."""
+        exact, channel.exact = channel.exact, None
+        self.close(channel)
+        if not exact:
+            return None
+        successor = self._enter(Channel(self._core, channel.name, self._next_number()))
+        successor.creator = channel.creator
+        successor.exact = exact
+        self._created_by[channel.creator] = self._created_by.get(channel.creator, 0) + 1
+        self.created_total += 1
+        return successor
+
     def check(self) -> None:
         """Asserts what must always hold between two turns. For tests; walks everything."""
-        assert {c.number: c for c in self.by_name.values()} == self.by_number
+        assert {p.number: p for c in self.by_name.values() for p in c.partitions or (c,)} == self.by_number
         assert all(name == channel.name and channel.open for name, channel in self.by_name.items())
         assert sorted(c.number for c in self._round if c.open) == sorted(self.by_number), "a channel no sweep comes to"
         assert all(number < self._number <= self._numbers_end for number in self.by_number)
+        kept = {n: c for n, c in self.by_name.items() if c.declared is Keep.ALL and not n.startswith("$")}
+        assert kept == self.kept
         created: dict[str, int] = {}
-        for channel in self.by_name.values():
+        for channel in self.by_number.values():
             created[channel.creator] = created.get(channel.creator, 0) + 1
         assert created == self._created_by

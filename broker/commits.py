@@ -14,13 +14,13 @@ from dragoman.broker.channel import RESERVE, UNPROMISED, Keep
 from dragoman.broker.log.contract import DONE, Table, Ticket
 from dragoman.broker.rows import ChannelRow, channel_key, encode_message, encode_row
 from dragoman.routing.filters import NameTree
+from dragoman.routing.message import Bundle, Entry, Message, end_of
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.broker.channel import Channel
     from dragoman.broker.core import Core
     from dragoman.broker.session import Session
-    from dragoman.routing.message import Message
 
 
 @final
@@ -31,7 +31,7 @@ class Commits:
         self._core = core
         #: channels that hold a retained value
         self.names = NameTree()
-        self._hidden: dict[int, list[tuple[Channel, Message, bool]]] = {}
+        self._hidden: dict[int, list[tuple[Channel, Entry, bool]]] = {}
         self._askers: dict[int, dict[Session, None]] = {}
         self.retained_count = 0
         self.retained_bytes = 0
@@ -39,6 +39,10 @@ class Commits:
     def take(self, channel: Channel, message: Message) -> Ticket | Refusal:
         """Appends to a channel that logs, has something pending, or gets a retained value."""
         core = self._core
+        if channel.partitions and not message.retain:
+            partition = channel.partition_for(message)
+            if partition is not channel:
+                return partition.append(message)
         logs = channel.keep == 2 or (channel.keep == 1 and message.wish > 0)
         if message.retain:
             refusal = self._retained_quota(channel, message)
@@ -62,6 +66,17 @@ class Commits:
         else:
             self._show(channel, message)
         return Ticket(max(ticket, safe)) if message.wish else ticket
+
+    def take_bundle(self, channel: Channel, bundle: Bundle) -> Ticket | Refusal:
+        """Appends a bundle to a channel that keeps all."""
+        ticket = self._core.log.append(bundle)
+        if isinstance(ticket, Refusal):
+            return ticket
+        channel.next_offset = end_of(bundle)
+        channel.pending = ticket
+        channel.pace()
+        self._hidden.setdefault(ticket, []).append((channel, bundle, True))
+        return ticket
 
     def _promise(self, channel: Channel) -> Ticket:
         """Promises the next block of offsets in time, so that a crash goes on behind everything ever shown.
@@ -90,6 +105,7 @@ class Commits:
             retention_bytes=limits.bytes,
             retention_messages=limits.messages,
             settled=settled,
+            partition=channel.partition,
         )
         return self._core.log.put(Table.CHANNELS, channel_key(channel.number), encode_row(row))
 
@@ -114,11 +130,11 @@ class Commits:
         self._core.metrics.commits += 1
         hidden = [self._hidden.pop(t) for t in sorted(t for t in self._hidden if t <= ticket)]
         for entries in hidden:
-            for channel, message, _ in entries:
+            for channel, entry, _ in entries:
                 if channel.pending and channel.pending <= ticket:
                     channel.pending = 0
                     channel.pace()
-                self._show(channel, message)
+                self._show(channel, entry)
         for t in sorted(t for t in self._askers if t <= ticket):
             for session in self._askers.pop(t):
                 session.committed(ticket)
@@ -131,16 +147,16 @@ class Commits:
         """
         self._core.tick()
         retaining: dict[Channel, None] = {}
-        for channel, message, logged in self._hidden.pop(ticket, ()):
+        for channel, entry, logged in self._hidden.pop(ticket, ()):
             if channel.pending and channel.pending <= ticket:
                 channel.pending = 0
                 channel.pace()
-            if message.retain:
+            if not isinstance(entry, Bundle) and entry.retain:
                 retaining[channel] = None
             if logged:
-                self._core.metrics.drop("commit-failed")
+                self._core.metrics.drop("commit-failed", end_of(entry) - entry.offset)
             else:
-                self._show(channel, message)
+                self._show(channel, entry)
         for channel in retaining:
             # The log keeps rows of failed commits for the next one; what was never said must not be retained.
             if channel.open:
@@ -153,15 +169,16 @@ class Commits:
         newest: dict[Channel, int] = {}
         after: dict[Channel, int] = {}
         for ticket in sorted(self._hidden):
-            for channel, message, _ in self._hidden[ticket]:
-                assert message.offset >= after.get(channel, channel.visible), "hidden out of order"
-                after[channel] = message.offset + 1
+            for channel, entry, _ in self._hidden[ticket]:
+                assert entry.offset >= after.get(channel, channel.visible), "hidden out of order"
+                after[channel] = end_of(entry)
                 newest[channel] = ticket
         holding = 0
         for channel in channels:
             assert channel.pending == newest.get(channel, 0), f"{channel.name!r} waits for {channel.pending}"
             assert after.get(channel, channel.visible) <= channel.next_offset
-            assert (channel.retained is not None) == (channel.name in self.names)
+            if channel.head is None:
+                assert (channel.retained is not None) == (channel.name in self.names)
             if channel.retained is not None:
                 holding += len(channel.retained.payload or b"")
         assert self.retained_count == len(self.names)
@@ -169,16 +186,26 @@ class Commits:
 
     # -- retained ------------------------------------------------------------------------------------
 
-    def _show(self, channel: Channel, message: Message) -> None:
+    def _show(self, channel: Channel, entry: Entry) -> None:
         if not channel.open:
-            self._core.metrics.drop("channel-closed")
+            self._core.metrics.drop("channel-closed", end_of(entry) - entry.offset)
             return
-        if message.retain:
-            self.set_retained(channel, message)
-        channel.show(message)
-        if message.position:
-            for reader in self._core.readers.match(channel.name):
-                reader.visible(message)
+        readers = self._core.readers.match(channel.name) if entry.position else ()
+        if isinstance(entry, Bundle):
+            if readers or channel.fed:
+                for message in self._core.bundles.messages(entry):
+                    channel.show(message)
+                    for reader in readers:
+                        reader.visible(message)
+            channel.passed(entry)
+        else:
+            if entry.retain:
+                self.set_retained(channel, entry)
+            channel.show(entry)
+            for reader in readers:
+                reader.visible(entry)
+        for arrived in channel.watchers or ():
+            arrived(channel)
 
     def set_retained(self, channel: Channel, message: Message | None) -> None:
         """Makes a message the channel's retained value; one without payload clears it."""

@@ -13,6 +13,7 @@ from dragoman.broker.gate import Action
 from dragoman.routing.refusals import Refusal
 
 if TYPE_CHECKING:
+    from dragoman.broker.bundles import Bundles
     from dragoman.broker.clock import Clock
     from dragoman.broker.commits import Commits
     from dragoman.broker.gate import Gate
@@ -74,6 +75,7 @@ class Core:
     """
 
     __slots__ = (
+        "bundles",
         "clock",
         "commits",
         "filters",
@@ -96,6 +98,7 @@ class Core:
     def __init__(
         self, settings: BrokerSettings, clock: Clock, log: Log, gate: Gate, loop: Loop, metrics: Metrics
     ) -> None:
+        from dragoman.broker.bundles import Bundles
         from dragoman.broker.commits import Commits
         from dragoman.broker.log.ring import RingBudget
         from dragoman.broker.pump import Pump
@@ -117,6 +120,7 @@ class Core:
         self.permits: Callable[[Principal, str, str], bool] = _everybody
         self.filters: FilterTrie[Subscription] = FilterTrie()
         self.readers: FilterTrie[Reader] = FilterTrie()
+        self.bundles: Bundles = Bundles(metrics)
         self.rings: RingBudget = RingBudget(settings.ring_bytes_max)
         self.pump: Pump = Pump(self)
         self.commits: Commits = Commits(self)

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from dragoman.broker.core import Core
     from dragoman.broker.session import Session
     from dragoman.broker.subscription import Subscription
-    from dragoman.routing.message import Message
+    from dragoman.routing.message import Entry, Message
 
 RING_CHUNK: Final = 256
 """Messages taken from a ring at a time."""
 
 LOG_CHUNK_BYTES: Final = 256 * 1024
 """Bytes asked of the log at a time: large enough to read well, small enough to keep many readers' memory low."""
+
+NOWHERE: Final = 1 << 63
+"""Above every offset."""
 
 SPREAD_CHUNK: Final = 1_000
 """Feeds served per turn when a channel has very many."""
@@ -161,7 +164,7 @@ class Pump:
         first, after = self._core.log.bounds(channel.number)
         return first < start and offset < after
 
-    def _arrived(self, feed: Feed, asked: int, messages: Sequence[Message], following: int) -> None:
+    def _arrived(self, feed: Feed, asked: int, entries: Sequence[Entry], following: int) -> None:
         feed.waiting = False
         self._core.tick()
         channel = self._channel(feed)
@@ -169,12 +172,12 @@ class Pump:
             return
         if feed.lag == asked:
             start = channel.start
-            before = [m for m in messages if asked <= m.offset < start]
+            before = [m for m in self._core.bundles.flat(entries, asked) if m.offset < start]
             # A channel that logs everything has holes only where the log refused.
             if before and not self._give(feed, before, holes_lost=channel.declared != 2):
                 return
             if not before and asked < start:
-                self._gap(feed, start)
+                self._gap(feed, min(start, following) if entries else start)
         self.follow(feed)
 
     def _gap(self, feed: Feed, start: int) -> None:
@@ -281,9 +284,9 @@ class Pump:
         place = max(place, oldest)
         if place < ring_first and self._logged(channel, ring_first, place):
 
-            def arrived(messages: Sequence[Message], following: int) -> None:
-                page = [m for m in messages if m.offset < ring_first]
-                following = page[-1].offset + 1 if page else ring_first
+            def arrived(entries: Sequence[Entry], following: int) -> None:
+                page = [m for m in self._core.bundles.flat(entries, place) if m.offset < ring_first]
+                following = page[-1].offset + 1 if page else min(following, ring_first) if entries else ring_first
                 then(Page(page, number=channel.number, next_offset=following, first_offset=oldest, lost=lost))
 
             self._core.log.read(channel.number, place, max_bytes, arrived)
@@ -294,6 +297,33 @@ class Pump:
         messages = _within(channel.since(place, RING_CHUNK), max_bytes)
         following = messages[-1].offset + 1 if messages else max(place, channel.visible)
         then(Page(messages, number=channel.number, next_offset=following, first_offset=oldest, lost=lost))
+
+    def fetch(
+        self, channel: Channel, offset: int, max_bytes: int, then: Callable[[Sequence[Entry], int], None]
+    ) -> None:
+        """Entries as they are kept, from ``offset`` on and at least one if there is any; ``then`` is called once.
+
+        For who reads bundles whole. Nothing is refused and nothing waited for: an empty answer means that
+        there is nothing at or after ``offset``.
+        """
+        ring_first = channel.start
+        if self._logged(channel, NOWHERE if channel.declared == 2 else ring_first, offset):
+
+            def arrived(entries: Sequence[Entry], following: int) -> None:
+                if entries or offset >= channel.start:
+                    then(entries, following)
+                else:
+                    self._recent(channel, offset, max_bytes, then)
+
+            self._core.log.read(channel.number, offset, max_bytes, arrived)
+        else:
+            self._recent(channel, offset, max_bytes, then)
+
+    def _recent(
+        self, channel: Channel, offset: int, max_bytes: int, then: Callable[[Sequence[Entry], int], None]
+    ) -> None:
+        messages = _within(channel.since(offset, RING_CHUNK), max_bytes)
+        then(messages, messages[-1].offset + 1 if messages else max(offset, channel.start))
 
 
 def _within(messages: Sequence[Message], max_bytes: int) -> list[Message]:

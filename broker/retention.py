@@ -10,11 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from dragoman.broker.log.weight import weight
+from dragoman.routing.message import Entry, end_of
 
 if TYPE_CHECKING:
     from dragoman.broker.channel import Channel
     from dragoman.broker.core import Core
-    from dragoman.routing.message import Message
 
 CHUNK_BYTES: Final = 256 * 1024
 """Read at a time to find where the limit falls."""
@@ -72,32 +72,34 @@ class Retention:
             self._reading.add(channel)
             log.read(channel.number, first, CHUNK_BYTES, partial(self._arrived, channel))
 
-    def _arrived(self, channel: Channel, messages: Sequence[Message], following: int) -> None:
+    def _arrived(self, channel: Channel, entries: Sequence[Entry], following: int) -> None:
         self._reading.discard(channel)
         core = self._core
         limits = self._limits.get(channel)
-        if limits is None or not channel.open or not messages or core.stopping:
+        if limits is None or not channel.open or not entries or core.stopping:
             return
-        gone = self._beyond(channel, limits, messages)
+        gone = self._beyond(channel, limits, entries)
         if gone:
-            end = gone[-1].offset + 1
+            end = end_of(gone[-1])
             core.log.release(channel.number, end)
             channel.free(end)
-            for reader in dict.fromkeys(core.readers.match(channel.name)):
-                reader.missed(gone)
-        if len(gone) < len(messages):
+            readers = dict.fromkeys(core.readers.match(channel.name))
+            missed = core.bundles.flat(gone) if readers else ()
+            for reader in readers:
+                reader.missed(missed)
+        if len(gone) < len(entries):
             if limits.ms is not None:
-                self._due_ms[channel] = messages[len(gone)].time_ms + limits.ms
+                self._due_ms[channel] = entries[len(gone)].time_ms + limits.ms
         else:
             core.loop.call_soon(self.enforce, channel)
 
-    def _beyond(self, channel: Channel, limits: Limits, messages: Sequence[Message]) -> Sequence[Message]:
+    def _beyond(self, channel: Channel, limits: Limits, entries: Sequence[Entry]) -> Sequence[Entry]:
         log = self._core.log
         oldest_ms = self._core.now_ms - limits.ms if limits.ms is not None else -1
         keep_from = log.bounds(channel.number)[1] - limits.messages if limits.messages is not None else 0
         excess = log.bytes_of(channel.number) - limits.bytes if limits.bytes is not None else 0
-        for count, message in enumerate(messages):
-            if message.time_ms > oldest_ms and message.offset >= keep_from and excess <= 0:
-                return messages[:count]
-            excess -= weight(message)
-        return messages
+        for count, entry in enumerate(entries):
+            if entry.time_ms > oldest_ms and end_of(entry) > keep_from and excess <= 0:
+                return entries[:count]
+            excess -= weight(entry)
+        return entries

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dragoman.broker.channel import Channel
     from dragoman.broker.core import Core
     from dragoman.broker.session import Session
-    from dragoman.routing.message import Message
+    from dragoman.routing.message import Bundle, Message
 
 
 @final
@@ -60,10 +60,24 @@ class Route:
                 core.commits.tell(answer, session)
         return answer
 
-    def _judge(self, session: Session) -> Refusal | None:
+    def publish_bundle(self, session: Session, bundle: Bundle, channel: Channel) -> Ticket | Refusal:
+        """Publishes several messages at once into ``channel``: this route's, or a partition of it. See ``publish``."""
+        core = self._core
+        assert channel is self.channel or channel.head is self.channel, "a partition of some other channel"
+        refusal = self._judge(session, bundle.count)
+        answer = channel.append_bundle(bundle) if refusal is None else refusal
+        if isinstance(answer, Refusal):
+            core.metrics.refuse(answer.reason)
+            return answer
+        core.metrics.messages_in += bundle.count
+        core.metrics.bytes_in += len(bundle.body)
+        core.commits.tell(answer, session)
+        return answer
+
+    def _judge(self, session: Session, count: int = 1) -> Refusal | None:
         core = self._core
         if self._limiter is not None:
-            wait_ms = self._limiter.take(core.monotonic_ms)
+            wait_ms = self._limiter.take(core.monotonic_ms, count)
             if wait_ms:
                 return Refusal(
                     Reason.RATE_EXCEEDED,

@@ -27,6 +27,7 @@ class ChannelRow(Row):
 
     Of one that keeps all, the offsets from there on are those in the log. ``settled``: the mesh stopped in
     good order and ``reserved`` is the next offset, so that no reader need be told of a gap that is none.
+    ``partition``: above 0 it is a further partition of the channel of that name.
     """
 
     name: str = ""
@@ -37,6 +38,7 @@ class ChannelRow(Row):
     retention_bytes: int | None = None
     retention_messages: int | None = None
     settled: bool = False
+    partition: int = 0
 
 
 class MessageRow(Row):

@@ -44,6 +44,18 @@ class BrokerSettings:
     retained_bytes_max: int = key(
         1 << 30, unit="bytes", low=0, why="payload of all retained values; they are kept in memory"
     )
+    partitions_max: int = key(
+        256, unit="partitions", low=1, why="of one topic; each is a log of its own, and the name may come from a model"
+    )
+    producers_max: int = key(
+        100_000,
+        unit="producers",
+        low=1,
+        why="windows of numbered producers remembered, one per producer and partition; oldest forgotten first",
+    )
+    producers_ms: int = key(
+        86_400_000, unit="ms", low=60_000, why="how long a silent producer is remembered", peers="Kafka 1 d"
+    )
     dedupe_max: int = key(
         100_000, unit="keys", low=1, why="idempotence keys remembered; oldest forgotten first, about 200 bytes each"
     )

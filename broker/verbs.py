@@ -5,7 +5,8 @@
     publish    {root}/call/{agent}/{skill}          call; the answer goes to the response topic, with its correlation
                {root}/call/{agent}/{skill}/{ref}    call; the answer comes to {root}/me/reply/{ref}, its parts to
                                                     {root}/me/reply/{ref}/{n}. The agent - is whoever serves the skill
-                                                    best (an agent of that very name is spelt %2D)
+                                                    best (an agent of that very name is spelt %2D). Who is no
+                                                    agent itself calls with a response topic, and cancels by ref
                {root}/to/{agent}                    say something to an agent; it hears it on {root}/me/in
                {root}/to/{agent}/reply/{ref}        answer it: {root}/me/reply/{ref} of that agent, from anywhere
                {root}/me/card                       this is my card (empty: I have none)
@@ -93,6 +94,11 @@ class Verbs:
         return self._me + "reply/"
 
     @property
+    def prefix(self) -> str:
+        """What the name of every verb begins with."""
+        return self._prefix
+
+    @property
     def inbox(self) -> str:
         """The name under which an agent hears what is said to it."""
         return self._listeners.inbox
@@ -151,13 +157,14 @@ class Verbs:
 
     def _call(self, session: Session, message: Message, agent: str, skill: str, ref: str | None) -> Ticket | Refusal:
         envelope = message.envelope
-        if not session.agent:
-            return nobody("calls")
-        if ref is not None:
-            if len(ref) > REFERENCE_CHARS_MAX or not ref:
-                return Refusal(Reason.NAME_INVALID, f"a call's reference has 1 to {REFERENCE_CHARS_MAX} characters")
+        if ref is not None and (len(ref) > REFERENCE_CHARS_MAX or not ref):
+            return Refusal(Reason.NAME_INVALID, f"a call's reference has 1 to {REFERENCE_CHARS_MAX} characters")
+        to_me = ref is not None and bool(session.agent)
+        if to_me:
             reply, correlation = f"{self._me}reply/{ref}", None
         elif envelope is None or envelope.reply_to is None:
+            if not session.agent:
+                return nobody("calls without a response topic")
             detail = f"a call needs a response topic, or a reference: {message.name}/{{ref}}"
             return Refusal(Reason.ARGUMENTS_INVALID, detail)
         else:
@@ -166,16 +173,18 @@ class Verbs:
             if reply.startswith(self._to_me(session) + "/reply/"):
                 # Made absolute on receipt; it is the caller's own all the same.
                 reply = self._me + reply[len(self._to_me(session)) + 1 :]
+            if reply.startswith(self._me) and not session.agent:
+                return nobody("calls, with an answer to itself")
             refusal = check_name(reply) or self._may_reply(session, reply)
             if refusal is not None:
                 return refusal
-        asker = Asker(session, reply, correlation, ref is not None, self._send)
+        asker = Asker(session, reply, correlation, to_me, self._send)
         call = self._start(asker, message, agent, skill, ref)
         if not isinstance(call, Refusal):
             return DONE
         self._later(self._send, session, session.agent, verb_replies.error(reply, call, correlation))
         # By its reference the caller hears what was wrong; a response topic means it can hear a code as well.
-        return DONE if ref is not None else call
+        return DONE if to_me else call
 
     def _start(self, asker: Asker, message: Message, agent: str, skill: str, ref: str | None) -> Call | Refusal:
         wanted = None if agent == ANYBODY else from_level(agent)
@@ -247,6 +256,9 @@ class Verbs:
     # -- me ------------------------------------------------------------------------------------------
 
     def _about_me(self, session: Session, message: Message, what: str, rest: list[str]) -> Ticket | Refusal:
+        if what == "cancel" and len(rest) == 1:
+            known = self._calls.named(session, rest[0])
+            return self._calls.cancel(session, known.id if known is not None else rest[0]) or DONE
         if not session.agent:
             return nobody(f"{self._me}{what}")
         match what, rest:
@@ -254,9 +266,6 @@ class Verbs:
                 return self._card(session, message)
             case "state", []:
                 return self._state(session, message.payload or b"")
-            case "cancel", [ref]:
-                known = self._calls.named(session, ref)
-                return self._calls.cancel(session, known.id if known is not None else ref) or DONE
         return _no_verb(message.name)
 
     def _card(self, session: Session, message: Message) -> Ticket | Refusal:

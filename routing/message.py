@@ -177,6 +177,43 @@ class Message:
         return envelope is not None and envelope.expires_ms != NEVER and envelope.expires_ms <= now_ms
 
 
+@final
+class Bundle:
+    """Messages said at once in one channel, still in the bytes of the protocol that said them.
+
+    A Kafka record batch is one. It takes ``count`` offsets and as many positions, in a row, and is kept,
+    read and freed whole; who wants single messages asks the body codec of its ``kind``. Like a message
+    it is filled in once, by the channel (``number``, ``offset``, ``time_ms``) and the log (``position``).
+
+    ``body``      exactly as it was received: where it says its own offset, that is still the sender's
+    ``kind``      which codec can open it: a number on disk, never reused
+    ``offset``    of its first message; ``position`` likewise
+    """
+
+    __slots__ = ("body", "count", "kind", "name", "number", "offset", "position", "sender", "time_ms")
+
+    def __init__(self, name: str, body: bytes, kind: int, count: int, sender: str = "") -> None:
+        assert count > 0, "a bundle of nothing"
+        self.name = name
+        self.body = body
+        self.kind = kind
+        self.count = count
+        self.sender = sender
+        self.number = 0
+        self.offset = 0
+        self.time_ms = 0
+        self.position = 0
+
+
+Entry: TypeAlias = Message | Bundle
+"""What a log keeps: one message, or several in one piece."""
+
+
+def end_of(entry: Entry) -> int:
+    """The offset after an entry's last message."""
+    return entry.offset + (entry.count if isinstance(entry, Bundle) else 1)
+
+
 def parse_id(text: str) -> tuple[int, int] | None:
     """(number, offset) of a message id as written on the wire, or None if it is not one."""
     number, dash, offset = text.partition("-")

@@ -6,6 +6,8 @@ thread; engines may use threads of their own and come back to the loop to report
 
 Words: a **ticket** is the number of a commit, from 1 (0 = nothing to wait for). A **position** is a
 logged message's place in commit order, from 1, never reused; it orders messages across channels.
+An **entry** is a message or a bundle; a bundle of n messages takes n offsets and n positions in a row,
+and is stored, given and freed whole. The log never looks into it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import Final, NewType, Protocol
 
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry
 from dragoman.routing.refusals import Refusal
 
 Ticket = NewType("Ticket", int)
@@ -45,10 +47,19 @@ class Table(IntEnum):
     ROOMS = 10
     CURSORS = 11
     INFLIGHT = 12
+    TOPICS = 13
+    PRODUCERS = 14
+    COORDINATED = 15
+    POSITIONS = 16
+    TASKS = 17
+    LINKS = 18
 
 
-ReadDone = Callable[[Sequence[Message], int], None]
-"""Called once with the messages found, in order, and where to go on: the next offset or position to ask for."""
+ReadDone = Callable[[Sequence[Entry], int], None]
+"""Called once with the entries found, in order, and where to go on: the next offset or position to ask for.
+
+The first may be a bundle that begins before what was asked for and holds it.
+"""
 
 
 class Log(Protocol):
@@ -74,8 +85,8 @@ class Log(Protocol):
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def append(self, message: Message) -> Ticket | Refusal:
-        """Adds a message to the open commit and sets its ``position``; ``number`` and ``offset`` are set already.
+    def append(self, entry: Entry) -> Ticket | Refusal:
+        """Adds an entry to the open commit and sets its ``position``; ``number`` and ``offset`` are set already.
 
         Offsets of a channel must rise. The commit goes out by itself at the end of the loop's turn,
         or when the one before it is done. Refused at once when the budget would be broken or the
@@ -151,7 +162,8 @@ class Log(Protocol):
     def release(self, number: int, offset: int, position: Position | None = None) -> None:
         """Nobody wants this channel's messages below ``offset`` (and, if given, below ``position``) any more.
 
-        They stop being readable at once; space comes back in the background. Rides with the next
+        They stop being readable at once, but for those in a bundle that reaches beyond; space comes back
+        in the background. Rides with the next
         commit like a state row. With ``EVERYTHING`` the channel is forgotten as well, and nothing may
         be appended to its number again. What is not committed yet is released only by ``EVERYTHING``.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dragoman.routing.message import Message
+from dragoman.routing.message import Bundle, Entry, Message
 
 STORED_OVERHEAD: Final = 64
 """Bytes a stored message costs beside its own: offset, time, position, its share of batch head and index row."""
@@ -12,14 +12,15 @@ STORED_OVERHEAD: Final = 64
 _ENVELOPE_OVERHEAD: Final = 32
 
 
-def weight(message: Message) -> int:
-    """Bytes of payload, sender and envelope, plus what storing one message costs."""
-    payload = message.payload
-    total = STORED_OVERHEAD + len(message.sender)
-    if payload is not None:
-        total += len(payload)
-    if message.envelope is not None:
-        total += envelope_weight(message)
+def weight(entry: Entry) -> int:
+    """Bytes of payload, sender and envelope, or of a bundle's body, plus what storing one entry costs."""
+    total = STORED_OVERHEAD + len(entry.sender)
+    if isinstance(entry, Bundle):
+        return total + len(entry.body)
+    if entry.payload is not None:
+        total += len(entry.payload)
+    if entry.envelope is not None:
+        total += envelope_weight(entry)
     return total
 
 

@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 from dragoman.broker.clock import ManualClock
 from dragoman.broker.log.contract import EVERYTHING, Position, ReadDone, Table, Ticket
 from dragoman.broker.log.weight import weight
-from dragoman.routing.message import Message
+from dragoman.routing.message import Bundle, Entry, end_of
 from dragoman.routing.refusals import Reason, Refusal
 
 FAILED = Refusal(Reason.STORAGE_FAILED, "the disk said no")
@@ -70,12 +70,21 @@ class FakeLoop:
             self.run()
 
 
+def _count(entry: Entry) -> int:
+    return entry.count if isinstance(entry, Bundle) else 1
+
+
+def _first_left(entry: Entry, offset: int) -> int:
+    """Where an entry that is kept begins, after everything below ``offset`` was released."""
+    return max(entry.offset, offset) if end_of(entry) > offset else entry.offset
+
+
 class Group:
     """One commit to be."""
 
     def __init__(self, ticket: int) -> None:
         self.ticket = ticket
-        self.messages: list[Message] = []
+        self.messages: list[Entry] = []
         self.rows: dict[tuple[Table, bytes], bytes | None] = {}
         self.releases: list[tuple[int, int, int | None]] = []
 
@@ -90,7 +99,7 @@ class ManualLog:
     durable = True
 
     def __init__(self) -> None:
-        self.safe: list[Message] = []
+        self.safe: list[Entry] = []
         self.safe_rows: dict[tuple[Table, bytes], bytes] = {}
         self.safe_bounds: dict[int, tuple[int, int]] = {}
         self.seen_rows: dict[tuple[Table, bytes], bytes] = {}
@@ -138,10 +147,10 @@ class ManualLog:
         group = self.groups.popleft()
         for message in group.messages:
             first, _ = self.safe_bounds.get(message.number, (message.offset, 0))
-            self._last_position = message.position
+            self._last_position = message.position + _count(message) - 1
             if message.number in self.forgotten:
                 continue
-            self.safe_bounds[message.number] = (first, message.offset + 1)
+            self.safe_bounds[message.number] = (first, end_of(message))
             self.seen_first.setdefault(message.number, message.offset)
             self.safe.append(message)
         self._keep_rows(group)
@@ -189,14 +198,14 @@ class ManualLog:
         kept = [
             m
             for m in self.safe
-            if m.number != number or m.offset >= offset or (position is not None and m.position >= position)
+            if m.number != number or end_of(m) > offset or (position is not None and m.position + _count(m) > position)
         ]
         self.safe = kept
         if offset >= EVERYTHING and position is None:
             self.safe_bounds.pop(number, None)
             return
         first, after = self.safe_bounds[number]
-        left = next((m.offset for m in kept if m.number == number), after)
+        left = next((_first_left(m, offset) for m in kept if m.number == number), after)
         self.safe_bounds[number] = (max(first, left), after)
 
     # -- the contract --------------------------------------------------------------------------------
@@ -208,14 +217,14 @@ class ManualLog:
         while self.commit():
             pass
 
-    def append(self, message: Message) -> Ticket | Refusal:
+    def append(self, message: Entry) -> Ticket | Refusal:
         if self.full is not None:
             return self.full
         assert message.number not in self.forgotten, f"channel {message.number:x} was released for good"
         assert message.offset >= self._appended.get(message.number, 0), f"offset {message.offset} comes again"
-        self._appended[message.number] = message.offset + 1
+        self._appended[message.number] = end_of(message)
         message.position = self._position
-        self._position += 1
+        self._position += _count(message)
         group = self.groups[-1] if self.groups else self._begin()
         group.messages.append(message)
         return Ticket(group.ticket)
@@ -240,17 +249,17 @@ class ManualLog:
         self.reads += 1
 
         def give() -> None:
-            found: list[Message] = []
+            found: list[Entry] = []
             left = max_bytes
             for message in self.safe:
-                if message.number == number and message.offset >= max(offset, self.seen_first.get(number, 0)):
+                if message.number == number and end_of(message) > max(offset, self.seen_first.get(number, 0)):
                     found.append(message)
                     left -= weight(message)
                     if left <= 0:
                         break
             first, after = self.bounds(number)
             nothing = max(offset, after) if first == after and offset < after else offset
-            then(found, found[-1].offset + 1 if found else nothing)
+            then(found, end_of(found[-1]) if found else nothing)
 
         self._answer(give)
 
@@ -265,17 +274,17 @@ class ManualLog:
         self.reads += 1
 
         def give() -> None:
-            found: list[Message] = []
+            found: list[Entry] = []
             left = max_bytes
-            start = bisect_left(self.safe, int(position), key=lambda m: m.position)
+            start = bisect_left(self.safe, int(position), key=lambda m: m.position + _count(m) - 1)
             for message in self.safe[start:]:
                 if numbers is not None and message.number not in numbers:
                     continue
-                if message.offset >= self.seen_first.get(message.number, 0) and wanted(message.number):
+                if end_of(message) > self.seen_first.get(message.number, 0) and wanted(message.number):
                     found.append(message)
                     left -= weight(message)
                     if left <= 0:
-                        then(found, message.position + 1)
+                        then(found, message.position + _count(message))
                         return
             then(found, int(self.end()))
 
@@ -300,7 +309,7 @@ class ManualLog:
         return iter([number for number in self.safe_bounds if self.bounds(number)[0] < self.bounds(number)[1]])
 
     def bytes_of(self, number: int) -> int:
-        return sum(weight(m) for m in self.safe if m.number == number and m.offset >= self.seen_first.get(number, 0))
+        return sum(weight(m) for m in self.safe if m.number == number and end_of(m) > self.seen_first.get(number, 0))
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         return self.seen_rows.get((table, key))
@@ -314,8 +323,12 @@ class ManualLog:
         if offset >= EVERYTHING and position is None:
             self.forgotten.add(number)
             return
-        alive = [m for m in self.safe if m.number == number and m.offset >= self.seen_first.get(number, 0)]
-        kept = [m.offset for m in alive if m.offset >= offset or (position is not None and m.position >= position)]
+        alive = [m for m in self.safe if m.number == number and end_of(m) > self.seen_first.get(number, 0)]
+        kept = [
+            _first_left(m, offset)
+            for m in alive
+            if end_of(m) > offset or (position is not None and m.position + _count(m) > position)
+        ]
         if number in self.safe_bounds:
             self.seen_first[number] = max(
                 self.seen_first.get(number, 0), kept[0] if kept else self.safe_bounds[number][1]

@@ -21,7 +21,7 @@ from dragoman.broker.principal import Principal
 from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.broker.subscription import Feed, Subscription
-from dragoman.routing.message import Envelope, Message
+from dragoman.routing.message import Bundle, Envelope, Message
 from dragoman.routing.refusals import Refusal
 
 ALICE = Principal("alice")
@@ -30,6 +30,26 @@ BOB = Principal("bob")
 RING_MIN = 1 << 16
 FITS = RING_MIN // (RING_OVERHEAD + 2 * 1_000)
 """Messages of 1,000 bytes that the smallest ring budget holds."""
+
+
+LINES = 9
+"""A kind of bundle: a message a line; one of "?" cannot be read."""
+
+
+def open_lines(bundle: Bundle) -> list[Message]:
+    if bundle.body == b"?":
+        raise ValueError("nobody can read this")
+    messages = []
+    for index, line in enumerate(bundle.body.split(b"\n")):
+        message = Message(bundle.name, line, 1, bundle.sender)
+        message.number, message.time_ms = bundle.number, bundle.time_ms
+        message.offset, message.position = bundle.offset + index, bundle.position + index
+        messages.append(message)
+    return messages
+
+
+def bundle_of(channel, *lines: bytes) -> Bundle:
+    return Bundle(channel.name, b"\n".join(lines), LINES, len(lines))
 
 
 class Party:
@@ -190,6 +210,7 @@ class World:
             loop=self.loop,
             metrics=self.metrics,
         )
+        self.broker.core.bundles.add(LINES, open_lines)
         self.parties = 0
         asyncio.run(self._start())
 
@@ -255,7 +276,7 @@ class World:
     def check(self) -> None:
         """Every invariant of every room."""
         broker = self.broker
-        channels = broker.channels.by_name.values()
+        channels = broker.channels.by_number.values()
         for channel in channels:
             channel.check()
         broker.channels.check()
@@ -282,12 +303,14 @@ __all__ = [
     "BOB",
     "FAILED",
     "FITS",
+    "LINES",
     "RING_MIN",
     "Durable",
     "FakeLoop",
     "ManualLog",
     "Party",
     "World",
+    "bundle_of",
     "tight",
     "words",
 ]
