@@ -209,9 +209,19 @@ Entry: TypeAlias = Message | Bundle
 """What a log keeps: one message, or several in one piece."""
 
 
+def count_of(entry: Entry) -> int:
+    """How many messages an entry is."""
+    return entry.count if isinstance(entry, Bundle) else 1
+
+
 def end_of(entry: Entry) -> int:
     """The offset after an entry's last message."""
     return entry.offset + (entry.count if isinstance(entry, Bundle) else 1)
+
+
+def position_after(entry: Entry) -> int:
+    """The position after an entry's last message."""
+    return entry.position + (entry.count if isinstance(entry, Bundle) else 1)
 
 
 def parse_id(text: str) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from dragoman.broker.log.journal import segment_name
 from dragoman.broker.log.rows import Place, Span
 from dragoman.broker.log.store import Store
 from dragoman.broker.log.stored import FormatError, batch_at, unpack_batch
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry, end_of, position_after
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +48,13 @@ class ColdReader:
         self._disk = disk
         self._last: tuple[int, int, Slice] | None = None
 
-    def channel(self, number: int, offset: int, max_bytes: int) -> list[Message]:
+    def channel(self, number: int, offset: int, max_bytes: int) -> list[Entry]:
         """A channel's messages from ``offset`` on; empty only if the index has none."""
         while True:
             last = offset - 1
             for place, record in self._records(number, offset, max_bytes):
                 last = place.last_offset
-                found = [message for message in self._unpack(record) if message.offset >= offset]
+                found = [message for message in self._unpack(record) if end_of(message) > offset]
                 if found:
                     return found
             if last < offset:
@@ -79,36 +79,36 @@ class ColdReader:
             return found
         raise LogError("segments vanish faster than they can be read")
 
-    def unpack(self, found: Slice, wanted: Container[int], position: int) -> list[Message]:
+    def unpack(self, found: Slice, wanted: Container[int], position: int) -> list[Entry]:
         """The wanted messages of a slice from ``position`` on, in commit order."""
         messages = [
             message
             for number, record in found.records
             if number in wanted
             for message in self._unpack(record)
-            if message.position >= position
+            if position_after(message) > position
         ]
         messages.sort(key=_position_of)
         return messages
 
-    def channels(self, numbers: Sequence[int], position: int, end: int, max_bytes: int) -> tuple[list[Message], int]:
+    def channels(self, numbers: Sequence[int], position: int, end: int, max_bytes: int) -> tuple[list[Entry], int]:
         """Messages of a few channels below ``end`` in commit order, by each one's index, and up to where that is all.
 
         ``end`` is a position everything before which was in the index when the call was made: looking up one
         channel after another is not one snapshot.
         """
-        messages: list[Message] = []
+        messages: list[Entry] = []
         complete = end
         share = max(1, max_bytes // max(1, len(numbers)))
         for number in numbers:
             place = self._store.place_of_position(number, position)
             if place is None:
                 continue
-            lane: list[Message] = []
+            lane: list[Entry] = []
             last = 0
             for found, record in self._records(number, place.offset, share):
                 last = found.last_position
-                lane += [message for message in self._unpack(record) if message.position >= position]
+                lane += [message for message in self._unpack(record) if position_after(message) > position]
             messages += lane
             complete = min(complete, last + 1)
         messages = [message for message in messages if message.position < complete]
@@ -139,7 +139,7 @@ class ColdReader:
         frame = unpack_frame(content, span.segment, 0)
         return [(batch.number, content[batch.start : batch.start + batch.length]) for batch in frame.batches]
 
-    def _unpack(self, record: bytes) -> list[Message]:
+    def _unpack(self, record: bytes) -> Sequence[Entry]:
         try:
             batch_at(record, 0, len(record))
             return unpack_batch(record)
@@ -152,5 +152,5 @@ class ColdReader:
         logger.error("stored messages are damaged and were skipped", extra={"what": what})
 
 
-def _position_of(message: Message) -> int:
-    return message.position
+def _position_of(entry: Entry) -> int:
+    return entry.position

@@ -29,7 +29,7 @@ from dragoman.broker.log.store import Store, StoreError
 from dragoman.broker.log.weight import weight
 from dragoman.broker.log.worker import Outcome, Worker
 from dragoman.broker.log.writer import Writer, Written
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry, count_of, end_of, position_after
 from dragoman.routing.refusals import Reason, Refusal
 
 logger = logging.getLogger(__name__)
@@ -172,8 +172,8 @@ class DiskLog:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def append(self, message: Message) -> Ticket | Refusal:
-        """Adds a message to the open commit."""
+    def append(self, message: Entry) -> Ticket | Refusal:
+        """Adds an entry to the open commit."""
         if self._refusal is not None:
             return self._refusal
         size = weight(message)
@@ -185,9 +185,9 @@ class DiskLog:
             lane = self._hot.lanes[message.number] = Lane()
         assert message.offset >= lane.appended, f"offset {message.offset} after {lane.appended - 1}"
         assert not lane.forgotten, f"channel {message.number:x} was released for good"
-        lane.appended = message.offset + 1
+        lane.appended = end_of(message)
         message.position = self._next_position
-        self._next_position += 1
+        self._next_position += count_of(message)
         group = self._open_group()
         self._groups.add(group, message, size)
         return group.ticket
@@ -229,8 +229,8 @@ class DiskLog:
         """The first offset of a channel that is at or after a position."""
         if lane.hot and lane.hot[0].position < position:
             for message in lane.hot:
-                if message.position >= position:
-                    return int(message.offset)
+                if position_after(message) > position:
+                    return int(message.offset + max(0, position - message.position))
             return lane.committed
         place = self._store.place_of_position(number, position)
         if place is not None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Final, final
 
 import msgspec
 from crc32c import crc32c
 
-from dragoman.broker.log.stored import Batch, FormatError, batch_at, pack_batch
-from dragoman.routing.message import Message
+from dragoman.broker.log.stored import Batch, FormatError, batch_at, pack_entries
+from dragoman.routing.message import Entry
 
 JOURNAL_VERSION: Final = 1
 SALT_BYTES: Final = 8
@@ -100,19 +101,17 @@ def pack_frame(
     salt: bytes,
     commit: int,
     first_position: int,
-    by_channel: Mapping[int, Sequence[Message]],
+    by_channel: Mapping[int, Sequence[Entry]],
     rows: Sequence[StateRow],
     releases: Sequence[tuple[int, int]],
 ) -> tuple[Frame, bytes]:
     """The frame of one commit. Raises ``TypeError`` or ``ValueError`` if a message holds what cannot be stored."""
-    count = sum(map(len, by_channel.values()))
-    frame = Frame(commit, first_position, first_position + count)
+    frame = Frame(commit, first_position, first_position)
     frame.rows = rows
     frame.releases = releases
     parts: list[bytes] = []
     at = FRAME_HEAD_BYTES
-    for messages in by_channel.values():
-        batch, record = pack_batch(messages)
+    for batch, record in chain.from_iterable(map(pack_entries, by_channel.values())):
         frame.end_position = max(frame.end_position, batch.last_position + 1)
         batch.start = at + _ENTRY.size
         parts.append(_ENTRY.pack(_BATCH, _ENTRY_VERSION, 0, len(record)))

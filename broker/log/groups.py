@@ -7,7 +7,7 @@ from typing import final
 
 from dragoman.broker.clock import Clock
 from dragoman.broker.log.contract import Table, Ticket
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry
 
 
 @final
@@ -19,7 +19,7 @@ class Group:
     def __init__(self, ticket: Ticket, since_ms: int) -> None:
         self.ticket = ticket
         self.since_ms = since_ms
-        self.messages: list[Message] = []
+        self.messages: list[Entry] = []
         self.rows: dict[tuple[Table, bytes], bytes | None] = {}
         self.releases: dict[int, int] = {}
         self.weight = 0
@@ -71,7 +71,7 @@ class Groups:
         self._waiting.append(group)
         return group
 
-    def add(self, group: Group, message: Message, weight: int) -> None:
+    def add(self, group: Group, message: Entry, weight: int) -> None:
         """Puts a message into the open group."""
         group.messages.append(message)
         group.weight += weight

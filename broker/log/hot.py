@@ -6,7 +6,7 @@ thread. A channel's messages are here from ``cold_end`` on, all messages from ``
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, final
@@ -14,17 +14,17 @@ from typing import Final, final
 from dragoman.broker.log.contract import EVERYTHING
 from dragoman.broker.log.frames import Frame
 from dragoman.broker.log.weight import weight
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry, end_of, position_after
 
 _EXAMINED_PER_SCAN: Final = 4096
 
 
-def _offset_of(message: Message) -> int:
-    return message.offset
+def _offset_of(entry: Entry) -> int:
+    return entry.offset
 
 
-def _position_of(message: Message) -> int:
-    return message.position
+def _position_of(entry: Entry) -> int:
+    return entry.position
 
 
 @final
@@ -40,7 +40,7 @@ class Lane:
         self.cold_end = committed
         self.weight = weight
         self.forgotten = False
-        self.hot: deque[Message] | None = None
+        self.hot: deque[Entry] | None = None
 
 
 @final
@@ -48,7 +48,7 @@ class _HotFrame:
     __slots__ = ("by_channel", "commit", "end_position", "messages", "weight")
 
     def __init__(
-        self, commit: int, end_position: int, messages: list[Message], by_channel: Mapping[int, list[Message]]
+        self, commit: int, end_position: int, messages: list[Entry], by_channel: Mapping[int, list[Entry]]
     ) -> None:
         self.commit = commit
         self.end_position = end_position
@@ -76,12 +76,13 @@ class HotTail:
 
     # -- taking in ---------------------------------------------------------------------------------
 
-    def commit(self, frame: Frame, messages: list[Message], by_channel: Mapping[int, list[Message]]) -> None:
+    def commit(self, frame: Frame, messages: list[Entry], by_channel: Mapping[int, list[Entry]]) -> None:
         """Makes a safe commit readable."""
         self.end_position = frame.end_position
         if not messages:
             return
         kept = _HotFrame(frame.commit, frame.end_position, messages, by_channel)
+        taken: set[int] = set()
         for batch in frame.batches:
             lane = self.lanes[batch.number]
             if lane.first == lane.committed:
@@ -93,6 +94,10 @@ class HotTail:
                     del self.lanes[batch.number]
                 continue
             lane.weight += batch.weight
+            if batch.number in taken:
+                # A channel's bundles and runs of messages are batches of their own; it was taken in with the first.
+                continue
+            taken.add(batch.number)
             if lane.hot is None:
                 lane.hot = deque(by_channel[batch.number])
             else:
@@ -100,7 +105,7 @@ class HotTail:
         self.weight += kept.weight
         self._frames.append(kept)
 
-    def refused(self, messages: Sequence[Message]) -> None:
+    def refused(self, messages: Sequence[Entry]) -> None:
         """Messages that will never be committed, nor anything after them: their offsets are free again."""
         for message in messages:
             lane = self.lanes.get(message.number)
@@ -124,7 +129,7 @@ class HotTail:
                 lane = self.lanes.get(number)
                 if lane is None:
                     continue
-                lane.cold_end = messages[-1].offset + 1
+                lane.cold_end = end_of(messages[-1])
                 hot = lane.hot
                 while hot and hot[0].offset < lane.cold_end:
                     hot.popleft()
@@ -135,7 +140,7 @@ class HotTail:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def read(self, number: int, offset: int, max_bytes: int) -> list[Message] | None:
+    def read(self, number: int, offset: int, max_bytes: int) -> list[Entry] | None:
         """A channel's messages from ``offset`` on; None if the first of them is not in memory."""
         lane = self.lanes.get(number)
         if lane is None:
@@ -150,8 +155,10 @@ class HotTail:
         if start < 0:
             start = 0
         elif start >= len(hot) or hot[start].offset != offset:
-            start = bisect_left(hot, offset, key=_offset_of)
-        found: list[Message] = []
+            start = bisect_right(hot, offset, key=_offset_of) - 1
+            if end_of(hot[start]) <= offset:
+                start += 1
+        found: list[Entry] = []
         for index in range(start, len(hot)):
             message = hot[index]
             found.append(message)
@@ -160,29 +167,32 @@ class HotTail:
                 break
         return found
 
-    def scan(self, position: int, max_bytes: int, wanted: Callable[[int], bool]) -> tuple[list[Message], int]:
+    def scan(self, position: int, max_bytes: int, wanted: Callable[[int], bool]) -> tuple[list[Entry], int]:
         """Messages in commit order from ``position`` on, which is in memory, and where to go on."""
-        found: list[Message] = []
+        found: list[Entry] = []
         examined = 0
         index = bisect_right(self._frames, position, key=_end_of)
         while index < len(self._frames):
             frame = self._frames[index]
             messages = frame.messages
-            for at in range(bisect_left(messages, position, key=_position_of), len(messages)):
+            start = bisect_right(messages, position, key=_position_of)
+            if start and position_after(messages[start - 1]) > position:
+                start -= 1
+            for at in range(start, len(messages)):
                 message = messages[at]
                 examined += 1
                 if self.readable(message) and wanted(message.number):
                     found.append(message)
                     max_bytes -= weight(message)
                 if max_bytes <= 0 or examined >= _EXAMINED_PER_SCAN:
-                    return found, message.position + 1
+                    return found, position_after(message)
             index += 1
         return found, self.end_position
 
-    def readable(self, message: Message) -> bool:
-        """Whether a committed message has not been released."""
-        lane = self.lanes.get(message.number)
-        return lane is not None and message.offset >= lane.first and not lane.forgotten
+    def readable(self, entry: Entry) -> bool:
+        """Whether a committed entry has not been released as a whole."""
+        lane = self.lanes.get(entry.number)
+        return lane is not None and end_of(entry) > lane.first and not lane.forgotten
 
     def bounds(self, number: int) -> tuple[int, int]:
         """(first, after the last) of a channel."""
@@ -206,7 +216,7 @@ class HotTail:
             lane.weight = lane.weight * (lane.committed - offset) // (lane.committed - lane.first)
         hot = lane.hot
         in_memory = lane.first >= lane.cold_end
-        while hot and hot[0].offset < offset:
+        while hot and end_of(hot[0]) <= offset:
             gone = hot.popleft()
             if in_memory:
                 lane.weight -= weight(gone)

@@ -6,7 +6,7 @@ For tests, for embedders that keep nothing, and as the model the disk engine is 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, final
@@ -14,7 +14,7 @@ from typing import Final, final
 from dragoman.broker.clock import Clock, SystemClock
 from dragoman.broker.log.contract import EVERYTHING, KEY_BYTES_MAX, Position, ReadDone, Table, Ticket
 from dragoman.broker.log.weight import weight
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry, count_of, end_of, position_after
 from dragoman.routing.refusals import Reason, Refusal
 
 MEMORY_LOG_BYTES: Final = 256 * 1024 * 1024
@@ -24,24 +24,25 @@ _EXAMINED_PER_SCAN: Final = 4096
 _DEAD_SLACK: Final = 1024
 
 
-def _offset_of(message: Message) -> int:
-    return message.offset
+def _offset_of(entry: Entry) -> int:
+    return entry.offset
 
 
-def _position_of(message: Message) -> int:
-    return message.position
+def _position_of(entry: Entry) -> int:
+    return entry.position
 
 
 @final
 class _Lane:
     """One channel's committed messages. ``appended`` runs ahead of ``committed`` while a commit is open."""
 
-    __slots__ = ("appended", "bytes", "committed", "forgotten", "messages")
+    __slots__ = ("appended", "bytes", "committed", "first", "forgotten", "messages")
 
     def __init__(self) -> None:
-        self.messages: deque[Message] = deque()
+        self.messages: deque[Entry] = deque()
         self.appended = 0
         self.committed = 0
+        self.first = 0
         self.bytes = 0
         self.forgotten = False
 
@@ -56,9 +57,9 @@ class MemoryLog:
         self._budget_bytes = budget_bytes
         self._clock = clock or SystemClock()
         self._lanes: dict[int, _Lane] = {}
-        self._order: list[Message] = []
+        self._order: list[Entry] = []
         self._dead = 0
-        self._open: list[Message] = []
+        self._open: list[Entry] = []
         self._ticket = 1
         self._next_position = 1
         self._committed_position = 0
@@ -91,8 +92,8 @@ class MemoryLog:
         self._loop.call_soon(turn.set_result, None)
         await turn
 
-    def append(self, message: Message) -> Ticket | Refusal:
-        """Adds a message to the open commit."""
+    def append(self, message: Entry) -> Ticket | Refusal:
+        """Adds an entry to the open commit."""
         size = weight(message)
         if self.bytes_used() + size > self._budget_bytes:
             return Refusal(
@@ -105,9 +106,9 @@ class MemoryLog:
             lane = self._lanes[message.number] = _Lane()
         assert message.offset >= lane.appended, f"offset {message.offset} after {lane.appended - 1}"
         assert not lane.forgotten, f"channel {message.number:x} was released for good"
-        lane.appended = message.offset + 1
+        lane.appended = end_of(message)
         message.position = self._next_position
-        self._next_position += 1
+        self._next_position += count_of(message)
         self._message_bytes += size
         self._waiting_bytes += size
         self._open.append(message)
@@ -140,14 +141,17 @@ class MemoryLog:
             then((), max(offset, lane.committed) if lane is not None and offset < lane.committed else offset)
             return
         messages = lane.messages
-        found: list[Message] = []
+        found: list[Entry] = []
         left = max_bytes
-        for index in range(bisect_left(messages, offset, key=_offset_of), len(messages)):
+        start = bisect_right(messages, offset, key=_offset_of)
+        if start and end_of(messages[start - 1]) > offset:
+            start -= 1
+        for index in range(start, len(messages)):
             found.append(messages[index])
             left -= weight(messages[index])
             if left <= 0:
                 break
-        then(found, found[-1].offset + 1 if found else offset)
+        then(found, end_of(found[-1]) if found else offset)
 
     def scan(
         self,
@@ -159,21 +163,23 @@ class MemoryLog:
     ) -> None:
         """Reads all channels in commit order; always answers at once."""
         chosen = None if numbers is None else set(numbers)
-        found: list[Message] = []
+        found: list[Entry] = []
         left = max_bytes
-        start = bisect_left(self._order, int(position), key=_position_of)
+        start = bisect_right(self._order, int(position), key=_position_of)
+        if start and position_after(self._order[start - 1]) > position:
+            start -= 1
         stop = min(len(self._order), start + _EXAMINED_PER_SCAN)
         following = self._order[stop].position if stop < len(self._order) else int(self.end())
         for index in range(start, stop):
             message = self._order[index]
             number = message.number
-            if (chosen is not None and number not in chosen) or message.offset < self._first(number):
+            if (chosen is not None and number not in chosen) or end_of(message) <= self._first(number):
                 continue
             if wanted(number):
                 found.append(message)
                 left -= weight(message)
                 if left <= 0:
-                    following = message.position + 1
+                    following = position_after(message)
                     break
         then(found, max(following, int(position)) if position <= self.end() else int(self.end()))
 
@@ -213,17 +219,20 @@ class MemoryLog:
         if lane is None:
             return
         messages = lane.messages
-        while messages and messages[0].offset < offset and (position is None or messages[0].position < position):
+        if position is not None:
+            offset = min(offset, self._offset_of(lane, position))
+        while messages and end_of(messages[0]) <= offset:
             size = weight(messages.popleft())
             lane.bytes -= size
             self._message_bytes -= size
             self._dead += 1
+        lane.first = max(lane.first, min(offset, lane.committed))
         if offset >= EVERYTHING and position is None:
             lane.forgotten = True
             if lane.appended == lane.committed:
                 del self._lanes[number]
         if self._dead > _DEAD_SLACK + len(self._order) // 2:
-            self._order = [message for message in self._order if message.offset >= self._first(message.number)]
+            self._order = [message for message in self._order if end_of(message) > self._first(message.number)]
             self._dead = 0
 
     def bytes_used(self) -> int:
@@ -247,7 +256,15 @@ class MemoryLog:
         lane = self._lanes.get(number)
         if lane is None:
             return EVERYTHING
-        return lane.messages[0].offset if lane.messages else lane.committed
+        return max(lane.first, lane.messages[0].offset) if lane.messages else lane.committed
+
+    @staticmethod
+    def _offset_of(lane: _Lane, position: int) -> int:
+        """The first offset of a channel that is at or after a position."""
+        for entry in lane.messages:
+            if position_after(entry) > position:
+                return entry.offset + max(0, position - entry.position)
+        return lane.committed
 
     def _waits(self) -> Ticket:
         if not self._waiting:
@@ -271,10 +288,10 @@ class MemoryLog:
         assert self._on_commit is not None
         self._on_commit(ticket)
 
-    def _keep(self, message: Message) -> None:
+    def _keep(self, message: Entry) -> None:
         lane = self._lanes[message.number]
-        lane.committed = message.offset + 1
-        self._committed_position = message.position
+        lane.committed = end_of(message)
+        self._committed_position = position_after(message) - 1
         size = weight(message)
         if lane.forgotten:
             self._message_bytes -= size

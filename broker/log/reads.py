@@ -10,7 +10,7 @@ from dragoman.broker.log.contract import Position, ReadDone
 from dragoman.broker.log.hot import HotTail
 from dragoman.broker.log.weight import weight
 from dragoman.broker.log.worker import Outcome, Worker
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry, end_of, position_after
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Reads:
         if found is None:
             self._read_cold(number, offset, max_bytes, then)
         elif found:
-            then(found, found[-1].offset + 1)
+            then(found, end_of(found[-1]))
         else:
             then((), max(offset, self._hot.bounds(number)[1]))
 
@@ -57,15 +57,15 @@ class Reads:
         offset = max(offset, lane.first)
         cold_end = lane.cold_end
 
-        def done(outcome: Outcome[list[Message]]) -> None:
+        def done(outcome: Outcome[list[Entry]]) -> None:
             self.under_way -= 1
             found = self._answer(outcome, then, offset)
             readable = _at_most([message for message in found if self._hot.readable(message)], max_bytes)
             if readable:
-                then(readable, readable[-1].offset + 1)
+                then(readable, end_of(readable[-1]))
             else:
                 # Nothing older is left: what there is, is in memory.
-                self.read(number, max(offset, cold_end if not found else found[-1].offset + 1), max_bytes, then)
+                self.read(number, max(offset, cold_end if not found else end_of(found[-1])), max_bytes, then)
             self._wake()
 
         self.under_way += 1
@@ -118,14 +118,14 @@ class Reads:
         self._worker.submit(lambda: self._cold.slice(position), sliced)
 
     def _scan_job(
-        self, job: Callable[[], tuple[list[Message], int]], position: int, max_bytes: int, then: ReadDone
+        self, job: Callable[[], tuple[list[Entry], int]], position: int, max_bytes: int, then: ReadDone
     ) -> None:
-        def done(outcome: Outcome[tuple[list[Message], int]]) -> None:
+        def done(outcome: Outcome[tuple[list[Entry], int]]) -> None:
             self.under_way -= 1
             found, following = self._answer(outcome, then, position)
             readable = [message for message in found if self._hot.readable(message)]
             given = _at_most(readable, max_bytes)
-            then(given, given[-1].position + 1 if len(given) < len(readable) else following)
+            then(given, position_after(given[-1]) if len(given) < len(readable) else following)
             self._wake()
 
         self.under_way += 1
@@ -139,7 +139,7 @@ class Reads:
         return outcome.value()
 
 
-def _at_most(messages: list[Message], max_bytes: int) -> list[Message]:
+def _at_most(messages: list[Entry], max_bytes: int) -> list[Entry]:
     """The first messages of about so many bytes, but at least one."""
     for index, message in enumerate(messages):
         max_bytes -= weight(message)

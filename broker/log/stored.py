@@ -1,21 +1,23 @@
 """How messages lie in a batch: bytes to messages and back. Decides the format of a batch; knows no file.
 
 A batch is a head, the channel's name and a body. Kind 2 (native) bodies are one msgpack array of
-messages, each an array that only ever grows at its end. Kind 1 is kept for Kafka record batches.
+messages, each an array that only ever grows at its end. Any other kind is a bundle: when and by whom it was
+said, then its bytes as they came; kind 1 is a Kafka record batch.
 A batch carries its own checksum, since it is read alone and copied from the journal to LMDB.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final, final
 
 import msgspec
 from crc32c import crc32c
 
 from dragoman.broker.log.weight import weight
-from dragoman.routing.message import NEVER, Envelope, Header, Message
+from dragoman.routing.message import NEVER, Bundle, Entry, Envelope, Header, Message
 
 BATCH_VERSION: Final = 1
 KIND_KAFKA: Final = 1
@@ -26,6 +28,8 @@ _HEAD: Final = struct.Struct("<BBHIQQQQQ")
 _TAIL: Final = struct.Struct("<QI")
 """weight, crc32c of head, weight, name and body."""
 _WEIGHT: Final = struct.Struct("<Q")
+_BUNDLE: Final = struct.Struct("<QH")
+"""time in ms, bytes of the sender's name."""
 HEAD_BYTES: Final = _HEAD.size + _TAIL.size
 
 _ARRAY32: Final = b"\xdd"
@@ -101,13 +105,40 @@ class Batch:
 
 
 def pack_batch(messages: Sequence[Message]) -> tuple[Batch, bytes]:
-    """The record of one channel's messages of one commit. Raises ``TypeError`` or ``ValueError`` if they cannot be."""
+    """The record of a run of messages of one channel. Raises ``TypeError`` or ``ValueError`` if it cannot be stored."""
     first, last = messages[0], messages[-1]
     batch = Batch(first.number, first.offset, last.offset, first.position, last.position, len(messages))
     batch.name = first.name.encode()
     batch.weight = sum(map(weight, messages))
     record = _seal(batch, _encoder.encode([_message_row(message) for message in messages]))
     return batch, record
+
+
+def pack_entries(entries: Sequence[Entry]) -> Iterator[tuple[Batch, bytes]]:
+    """The records of a channel's entries of one commit, in order: a bundle is one, a run of messages another."""
+    for bundled, run in groupby(entries, key=_is_bundle):
+        if bundled:
+            for entry in run:
+                assert isinstance(entry, Bundle)
+                yield _pack_bundle(entry)
+        else:
+            yield pack_batch([entry for entry in run if isinstance(entry, Message)])
+
+
+def _is_bundle(entry: Entry) -> bool:
+    return isinstance(entry, Bundle)
+
+
+def _pack_bundle(bundle: Bundle) -> tuple[Batch, bytes]:
+    last = bundle.count - 1
+    batch = Batch(
+        bundle.number, bundle.offset, bundle.offset + last, bundle.position, bundle.position + last, bundle.count
+    )
+    batch.kind = bundle.kind
+    batch.name = bundle.name.encode()
+    batch.weight = weight(bundle)
+    sender = bundle.sender.encode()
+    return batch, _seal(batch, _BUNDLE.pack(bundle.time_ms, len(sender)) + sender, bundle.body)
 
 
 def merge(parts: Sequence[tuple[Batch, bytes]]) -> tuple[Batch, bytes]:
@@ -142,22 +173,35 @@ def batch_at(content: bytes, start: int, length: int) -> Batch:
     return batch
 
 
-def unpack_batch(record: bytes) -> list[Message]:
-    """The messages of a record. Raises ``FormatError`` if its checksum or its content is wrong."""
+def unpack_batch(record: bytes) -> Sequence[Entry]:
+    """The entries of a record. Raises ``FormatError`` if its checksum or its content is wrong."""
     batch = batch_at(record, 0, len(record))
     if _checksum(record) != _TAIL.unpack_from(record, _HEAD.size)[1]:
         raise FormatError(f"a batch of channel {batch.number:x} at offset {batch.offset} has a wrong checksum")
-    if batch.kind != KIND_NATIVE:
-        raise FormatError(f"a batch of kind {batch.kind} cannot be read by this program")
     try:
+        if batch.kind != KIND_NATIVE:
+            return (_bundle(batch, record),)
         stored = _decoder.decode(memoryview(record)[HEAD_BYTES + len(batch.name) :])
         name = batch.name.decode()
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, struct.error) as error:
         raise FormatError(f"a batch of channel {batch.number:x} at offset {batch.offset} is malformed") from error
     return [_message(row, name, batch.number) for row in stored]
 
 
-def _seal(batch: Batch, body: bytes) -> bytes:
+def _bundle(batch: Batch, record: bytes) -> Bundle:
+    at = HEAD_BYTES + len(batch.name)
+    time_ms, sender_bytes = _BUNDLE.unpack_from(record, at)
+    at += _BUNDLE.size + sender_bytes
+    sender = record[at - sender_bytes : at].decode()
+    bundle = Bundle(batch.name.decode(), record[at:], batch.kind, batch.count, sender)
+    bundle.number = batch.number
+    bundle.offset = batch.offset
+    bundle.position = batch.first_position
+    bundle.time_ms = time_ms
+    return bundle
+
+
+def _seal(batch: Batch, *body: bytes) -> bytes:
     head = _HEAD.pack(
         BATCH_VERSION,
         batch.kind,
@@ -169,9 +213,11 @@ def _seal(batch: Batch, body: bytes) -> bytes:
         batch.first_position,
         batch.last_position,
     )
-    batch.length = HEAD_BYTES + len(batch.name) + len(body)
-    check = crc32c(body, crc32c(batch.name, crc32c(_WEIGHT.pack(batch.weight), crc32c(head))))
-    return b"".join((head, _TAIL.pack(batch.weight, check), batch.name, body))
+    batch.length = HEAD_BYTES + len(batch.name) + sum(map(len, body))
+    check = crc32c(batch.name, crc32c(_WEIGHT.pack(batch.weight), crc32c(head)))
+    for part in body:
+        check = crc32c(part, check)
+    return b"".join((head, _TAIL.pack(batch.weight, check), batch.name, *body))
 
 
 def _checksum(record: bytes) -> int:

@@ -7,7 +7,7 @@ from typing import Final, final
 from dragoman.broker.log.frames import Frame, StateRow, pack_frame
 from dragoman.broker.log.groups import Group
 from dragoman.broker.log.journal import Journal
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry
 from dragoman.routing.refusals import Reason, Refusal
 
 _SAFETY_BYTES: Final = 4096
@@ -19,7 +19,7 @@ class Written:
 
     __slots__ = ("by_channel", "bytes", "frame", "group")
 
-    def __init__(self, group: Group, frame: Frame, by_channel: dict[int, list[Message]], bytes_: int) -> None:
+    def __init__(self, group: Group, frame: Frame, by_channel: dict[int, list[Entry]], bytes_: int) -> None:
         self.group = group
         self.frame = frame
         self.by_channel = by_channel
@@ -59,7 +59,7 @@ class Writer:
         journal.rolled = 0
         return Written(group, frame, by_channel, written)
 
-    def _pack(self, group: Group, by_channel: dict[int, list[Message]]) -> tuple[Frame, bytes]:
+    def _pack(self, group: Group, by_channel: dict[int, list[Entry]]) -> tuple[Frame, bytes]:
         messages = group.messages
         first = messages[0].position if messages else self._position
         rows: list[StateRow] = [(int(table), key, value) for (table, key), value in group.rows.items()]
@@ -80,8 +80,8 @@ class Writer:
         )
 
 
-def _by_channel(messages: list[Message]) -> dict[int, list[Message]]:
-    found: dict[int, list[Message]] = {}
+def _by_channel(messages: list[Entry]) -> dict[int, list[Entry]]:
+    found: dict[int, list[Entry]] = {}
     for message in messages:
         lane = found.get(message.number)
         if lane is None:

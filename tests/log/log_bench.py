@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dragoman.broker.log.contract import Log, Position, Table, Ticket
-from dragoman.routing.message import Envelope, Message
+from dragoman.routing.message import Bundle, Entry, Envelope, Message
 from dragoman.routing.refusals import Refusal
 
 FULL = Envelope(
@@ -49,8 +49,18 @@ def said(
     return message
 
 
-def facts(message: Message) -> tuple[object, ...]:
-    """Everything of a message that must survive."""
+def bundled(number: int, offset: int, count: int, body: bytes = b"batch", *, sender: str = "", kind: int = 1) -> Bundle:
+    bundle = Bundle(f"room/{number}", body, kind, count, sender)
+    bundle.number = number
+    bundle.offset = offset
+    bundle.time_ms = 1_700_000_000_000 + offset
+    return bundle
+
+
+def facts(message: Entry) -> tuple[object, ...]:
+    """Everything of an entry that must survive."""
+    if isinstance(message, Bundle):
+        return tuple(getattr(message, slot) for slot in Bundle.__slots__)
     envelope = message.envelope
     return (
         message.name,
@@ -98,7 +108,7 @@ class Opened:
     def refused(self) -> dict[int, Refusal]:
         return {ticket: why for ticket, why in self.answers if why is not None}
 
-    def append(self, message: Message) -> int:
+    def append(self, message: Entry) -> int:
         self.in_call = True
         ticket = self.log.append(message)
         self.in_call = False
@@ -111,10 +121,10 @@ class Opened:
         self.in_call = False
         return ticket
 
-    async def read(self, number: int, offset: int = 0, max_bytes: int = 1 << 20) -> tuple[list[Message], int]:
-        answer: asyncio.Future[tuple[list[Message], int]] = asyncio.get_running_loop().create_future()
+    async def read(self, number: int, offset: int = 0, max_bytes: int = 1 << 20) -> tuple[list[Entry], int]:
+        answer: asyncio.Future[tuple[list[Entry], int]] = asyncio.get_running_loop().create_future()
 
-        def then(messages: Sequence[Message], following: int) -> None:
+        def then(messages: Sequence[Entry], following: int) -> None:
             answer.set_result((list(messages), following))
 
         self.log.read(number, offset, max_bytes, then)
@@ -126,18 +136,18 @@ class Opened:
         max_bytes: int = 1 << 20,
         wanted: Callable[[int], bool] = lambda number: True,
         numbers: Sequence[int] | None = None,
-    ) -> tuple[list[Message], int]:
-        answer: asyncio.Future[tuple[list[Message], int]] = asyncio.get_running_loop().create_future()
+    ) -> tuple[list[Entry], int]:
+        answer: asyncio.Future[tuple[list[Entry], int]] = asyncio.get_running_loop().create_future()
 
-        def then(messages: Sequence[Message], following: int) -> None:
+        def then(messages: Sequence[Entry], following: int) -> None:
             answer.set_result((list(messages), following))
 
         self.log.scan(Position(position), max_bytes, wanted, then, numbers)
         return await answer
 
-    async def all_of(self, number: int, offset: int = 0, max_bytes: int = 1 << 20) -> list[Message]:
+    async def all_of(self, number: int, offset: int = 0, max_bytes: int = 1 << 20) -> list[Entry]:
         """Reads a channel to its end, as a cursor would."""
-        found: list[Message] = []
+        found: list[Entry] = []
         while True:
             messages, following = await self.read(number, offset, max_bytes)
             if not messages:
@@ -152,9 +162,9 @@ class Opened:
         max_bytes: int = 1 << 20,
         wanted: Callable[[int], bool] = lambda number: True,
         numbers: Sequence[int] | None = None,
-    ) -> list[Message]:
+    ) -> list[Entry]:
         """Scans to the end, as a wildcard cursor would."""
-        found: list[Message] = []
+        found: list[Entry] = []
         while True:
             messages, following = await self.scan(position, max_bytes, wanted, numbers)
             found += messages

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from log_bench import FULL, Opened, WaitingLog, facts, said
+from log_bench import FULL, Opened, WaitingLog, bundled, facts, said
 
 from dragoman.broker.clock import ManualClock
 from dragoman.broker.log.contract import EVERYTHING, Position, Table
@@ -331,5 +331,112 @@ def test_statistics_are_plain_numbers(engine: Engine) -> None:
         assert statistics["commits"] == 1
         assert all(type(value) is int for value in statistics.values())
         assert log.log.bytes_used() > 0
+
+    play(engine, scene)
+
+
+# -- bundles ---------------------------------------------------------------------------------------
+
+
+def test_a_bundle_comes_back_whole_among_messages_of_its_commit(engine: Engine) -> None:
+    async def scene(log: Opened) -> None:
+        given = [
+            said(7, 0),
+            said(7, 1, envelope=FULL),
+            bundled(7, 2, 5, b"\x00\xff" * 3000, sender="somebody"),
+            bundled(7, 7, 1, b"", kind=200),
+            said(7, 8),
+            bundled(8, 0, 2),
+        ]
+        for entry in given:
+            log.append(entry)
+        await log.log.idle()
+        assert [facts(entry) for entry in await log.all_of(7)] == [facts(entry) for entry in given[:5]]
+        assert log.log.bounds(7) == (0, 9)
+        assert log.log.bounds(8) == (0, 2)
+        assert [entry.position for entry in given] == [1, 2, 3, 8, 9, 10]
+        assert log.log.end() == 12
+        assert [facts(entry) for entry in await log.all_in_order()] == [facts(entry) for entry in given]
+        assert log.log.bytes_of(7) == sum(map(weight, given[:5]))
+
+    play(engine, scene)
+
+
+def test_a_bundle_takes_its_offsets(engine: Engine) -> None:
+    async def scene(log: Opened) -> None:
+        log.append(bundled(7, 0, 3))
+        with pytest.raises(AssertionError, match="offset 2 after"):
+            log.log.append(said(7, 2))
+        log.append(said(7, 3))
+
+    play(engine, scene)
+
+
+def test_reads_from_within_a_bundle_give_it_whole(engine: Engine) -> None:
+    async def scene(log: Opened) -> None:
+        for entry in (said(7, 0), bundled(7, 1, 4), said(7, 5)):
+            log.append(entry)
+            await log.log.idle()
+        for offset in (1, 2, 4):
+            found, following = await log.read(7, offset, 1)
+            assert ([entry.offset for entry in found], following) == ([1], 5)
+        assert [entry.offset for entry in await log.all_of(7, 4)] == [1, 5]
+        assert [entry.offset for entry in await log.all_of(7, 5)] == [5]
+        for position in (2, 3, 5):
+            found, following = await log.scan(position, 1, numbers=(7,))
+            assert ([entry.offset for entry in found], following) == ([1], 6)
+            assert [entry.offset for entry in await log.all_in_order(position)] == [1, 5]
+        assert [entry.offset for entry in await log.all_in_order(6)] == [5]
+
+    play(engine, scene)
+
+
+def test_a_bundle_is_freed_when_the_whole_of_it_is(engine: Engine) -> None:
+    async def scene(log: Opened) -> None:
+        for entry in (bundled(7, 0, 4), bundled(7, 4, 2), said(7, 6)):
+            log.append(entry)
+            await log.log.idle()
+        log.log.release(7, 2)
+        assert log.log.bounds(7) == (2, 7)
+        await log.log.idle()
+        assert [entry.offset for entry in await log.all_of(7, 2)] == [0, 4, 6]
+        assert [entry.offset for entry in await log.all_in_order()] == [0, 4, 6]
+        log.log.release(7, 4)
+        await log.log.idle()
+        assert log.log.bounds(7) == (4, 7)
+        assert [entry.offset for entry in await log.all_of(7)] == [4, 6]
+        assert [entry.offset for entry in await log.all_in_order()] == [4, 6]
+        log.log.release(7, 6)
+        log.log.release(7, 5)
+        await log.log.idle()
+        assert log.log.bounds(7) == (6, 7)
+
+    play(engine, scene)
+
+
+def test_a_release_by_position_keeps_the_bundle_it_falls_into(engine: Engine) -> None:
+    async def scene(log: Opened) -> None:
+        log.append(bundled(7, 0, 4))
+        log.append(said(7, 4))
+        await log.log.idle()
+        log.log.release(7, 5, Position(3))
+        await log.log.idle()
+        assert log.log.bounds(7)[0] <= 2
+        assert [entry.offset for entry in await log.all_of(7, 2)] == [0, 4]
+        log.log.release(7, 5, Position(5))
+        await log.log.idle()
+        assert [entry.offset for entry in await log.all_of(7, 4)] == [4]
+
+    play(engine, scene)
+
+
+def test_only_the_wanted_channels_bundles_are_scanned(engine: Engine) -> None:
+    async def scene(log: Opened) -> None:
+        for n in range(3):
+            log.append(bundled(7, n * 2, 2))
+            log.append(bundled(8, n * 3, 3))
+        await log.log.idle()
+        found = await log.all_in_order(wanted=lambda number: number == 8)
+        assert [(entry.number, entry.offset) for entry in found] == [(8, 0), (8, 3), (8, 6)]
 
     play(engine, scene)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from fault_disk import FaultDisk, Medium, PowerCut
-from log_bench import FULL, Opened, facts, said
+from log_bench import FULL, Opened, bundled, facts, said
 
 from dragoman.broker.clock import ManualClock
 from dragoman.broker.log.contract import LogError, Table
 from dragoman.broker.log.disk_log import DiskLog
 from dragoman.broker.log.settings import LogSettings
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry, end_of
 from dragoman.routing.refusals import Reason, Refusal
 
 
@@ -44,7 +44,7 @@ class Played:
     """A run: what was said, and what the log answered."""
 
     def __init__(self) -> None:
-        self.said: dict[int, list[Message]] = {}
+        self.said: dict[int, list[Entry]] = {}
         self.put: list[tuple[int, bytes, bytes | None]] = []
         self.released: dict[int, int] = {}
         self.safe_released: dict[int, int] = {}
@@ -60,7 +60,7 @@ class Played:
         assert ticket > self.committed
         self.refused.add(ticket)
 
-    def acknowledged(self) -> list[Message]:
+    def acknowledged(self) -> list[Entry]:
         return [
             message
             for ticket, messages in self.said.items()
@@ -68,7 +68,7 @@ class Played:
             for message in messages
         ]
 
-    def unanswered(self) -> dict[int, list[Message]]:
+    def unanswered(self) -> dict[int, list[Entry]]:
         return {t: messages for t, messages in self.said.items() if t > self.committed and t not in self.refused}
 
 
@@ -88,10 +88,13 @@ async def play(log: DiskLog, played: Played, disk: FaultDisk) -> None:
         following = {number: log.bounds(number)[1] for number in (1, 2, 3)}
         for number in (1, 2, 3)[: 1 + turn % 3]:
             for _ in range(1 + turn % 2):
-                message = said(number, following[number], b"%d" % turn * 40, envelope=FULL if turn == 3 else None)
+                offset = following[number]
+                message: Entry = said(number, offset, b"%d" % turn * 40, envelope=FULL if turn == 3 else None)
+                if (turn + number) % 4 == 1:
+                    message = bundled(number, offset, 2 + turn % 2, b"%d" % turn * 60)
                 ticket = log.append(message)
                 if not isinstance(ticket, Refusal):
-                    following[number] += 1
+                    following[number] = end_of(message)
                     played.said.setdefault(ticket, []).append(message)
         for key, value in ((b"a", b"%d" % turn), (b"b%d" % (turn % 4), None if turn % 5 == 4 else b"v%d" % turn)):
             played.put.append((log.put(Table.SESSIONS, key, value), key, value))
@@ -118,13 +121,13 @@ async def check(log: DiskLog, played: Played) -> None:
         assert [m.offset for m in messages] == sorted({m.offset for m in messages})
         there = {facts(m) for m in messages}
         assert there <= possible, "something is there that was refused or never said"
-        assert all(m.offset >= played.safe_released.get(number, 0) for m in messages)
+        assert all(end_of(m) > played.safe_released.get(number, 0) for m in messages)
         for message in acknowledged:
-            if message.number == number and message.offset >= played.released.get(number, 0):
-                assert facts(message) in there, f"acknowledged and lost: {message.id}"
+            if message.number == number and end_of(message) > played.released.get(number, 0):
+                assert facts(message) in there, f"acknowledged and lost: {message.number:x}-{message.offset}"
     everything = {facts(m) for messages in found.values() for m in messages}
     for messages in unanswered.values():
-        kept = [m for m in messages if m.offset >= played.released.get(m.number, 0)]
+        kept = [m for m in messages if end_of(m) > played.released.get(m.number, 0)]
         assert len({facts(m) in everything for m in kept}) <= 1, "half a commit"
     _check_rows(log, played)
 
@@ -204,7 +207,7 @@ def test_every_call_fails_once(tmp_path: Path, code: int, part: float, after: Ca
         run(folder, medium, FaultDisk(folder, medium, fail_at=call, code=code, part=part), after)
 
 
-def commit_one(folder: Path, disk: FaultDisk, message: Message) -> None:
+def commit_one(folder: Path, disk: FaultDisk, message: Entry) -> None:
     """Opens, commits one message so that only the journal has it, and stops."""
 
     async def main() -> None:

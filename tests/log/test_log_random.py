@@ -9,21 +9,23 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from log_bench import Opened, facts, said
+from log_bench import Opened, bundled, facts, said
 
 from dragoman.broker.clock import ManualClock
 from dragoman.broker.log.contract import EVERYTHING, Table
 from dragoman.broker.log.disk_log import DiskLog
 from dragoman.broker.log.settings import LogSettings
 from dragoman.broker.log.weight import weight
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry, end_of
 
 Step = tuple[str, int, int]
 
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["append"] * 6 + ["put", "put", "delete", "release", "forget", "commit", "idle", "restart", "kill"]
+            ["append"] * 6
+            + ["bundle"] * 3
+            + ["put", "put", "delete", "release", "forget", "commit", "idle", "restart", "kill"]
         ),
         st.integers(1, 4),
         st.integers(0, 40),
@@ -53,7 +55,7 @@ class Model:
     """What must be there once everything is committed."""
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
+        self.messages: list[Entry] = []
         self.following: dict[int, int] = {}
         self.rows: dict[bytes, bytes] = {}
         self.generation: dict[int, int] = {}
@@ -71,6 +73,12 @@ class Model:
                 self.following[number] = message.offset + 1
                 opened.append(message)
                 self.messages.append(message)
+        elif what == "bundle":
+            body = bytes([amount]) * amount * 9
+            bundle = bundled(number, self.following.get(number, 0), 1 + amount % 4, body, sender="x" * (amount % 3))
+            self.following[number] = end_of(bundle)
+            opened.append(bundle)
+            self.messages.append(bundle)
         elif what == "put":
             opened.put(Table.GROUPS, b"g%d" % (amount % 5), b"%d" % amount)
             self.rows[b"g%d" % (amount % 5)] = b"%d" % amount
@@ -81,7 +89,7 @@ class Model:
             first, after = opened.log.bounds(number)
             offset = first + amount % (after - first + 1)
             opened.log.release(number, offset)
-            self.messages = [m for m in self.messages if m.number != number or m.offset >= offset]
+            self.messages = [m for m in self.messages if m.number != number or end_of(m) > offset]
         elif what == "forget":
             opened.log.release(number, EVERYTHING)
             self.messages = [m for m in self.messages if m.number != number]
