@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dragoman.adapters.http.settings import HttpSettings
+from dragoman.adapters.links.settings import LinkSettings, links_problem
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.adapters.serving.settings import LimitSettings, ListenSettings, LoginSettings, TlsSettings
@@ -62,6 +63,9 @@ class Config:
         unit="s",
         low=0,
         why="how long a stop may take to finish what is under way; below systemd's and Docker's 10 to 90 s",
+    )
+    links: tuple[LinkSettings, ...] = key(
+        (), why="connections that the mesh itself opens to outside brokers", check=links_problem
     )
     listen: ListenSettings = dataclasses.field(default_factory=ListenSettings)
     tls: TlsSettings = dataclasses.field(default_factory=TlsSettings)

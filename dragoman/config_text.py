@@ -44,7 +44,7 @@ def _table(kind: type, path: str) -> Iterator[str]:
     for entry in found:
         inner = row_kind(entry.hint)
         if inner is not None:
-            yield from _array(entry, inner, f"{path}.{entry.name}")
+            yield from _array(entry, inner, f"{path}.{entry.name}" if path else entry.name)
     for name, table in tables(kind):
         yield from _table(table, f"{path}.{name}" if path else name)
 

@@ -77,6 +77,7 @@ class Mesh:
         self._authenticator: Authenticator | None = None
         self._disk: DiskLog | None = None
         self._session: EmbeddedSession | None = None
+        self._links_report: Callable[[], list[dict[str, object]]] = list
 
     @property
     def broker(self) -> Broker:
@@ -265,6 +266,13 @@ class Mesh:
     def _build(self, bound: dict[str, list[socket.socket]]) -> list[Listener]:
         limits = ConnectionLimits(self.config.limits)
         listeners: list[Listener] = []
+        if self.config.links:
+            # First, since what the others take in from their first moment on is to go out.
+            from dragoman.adapters.links.links import Links
+
+            links = Links(self.broker, self.config.links)
+            self._links_report = links.report
+            listeners.append(links)
         if "mqtt" in bound or "mqtts" in bound:
             listeners.extend(self._mqtt(bound, limits))
         if "http" in bound or "https" in bound:
@@ -284,7 +292,14 @@ class Mesh:
         config = self.config
         app = application(self._authenticator, config.http.web)
         shown = [Setting(setting.key, setting.value, setting.origin) for setting in in_force(config)]
-        surface = Surface(self.broker, config.http, config=lambda: shown, version=__version__, backup=self._backup())
+        surface = Surface(
+            self.broker,
+            config.http,
+            config=lambda: shown,
+            version=__version__,
+            backup=self._backup(),
+            links=self._links_report,
+        )
         add_http(app, surface)
         add_mcp(app, self.broker, config.mcp, version=__version__)
         doors = [

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from aiohttp import web
 
 from dragoman.adapters.http.agents import AgentDocument, AgentsDocument, agent_document
@@ -87,6 +88,36 @@ class ConfigDocument(Document):
     """Every setting. Secrets are hidden."""
 
     settings: list[SettingDocument]
+
+
+class LinkDocument(Document):
+    """A connection the mesh opens. ``error`` is the last one, also once it is up again; times are ms since the epoch.
+
+    ``waiting``: on their way and not acknowledged. ``lag``: at most so many wait behind them; null = not known.
+    """
+
+    name: str
+    kind: str
+    address: str
+    state: str
+    since_ms: int
+    error: str
+    error_ms: int
+    connects: int
+    pulled: int
+    pull_waiting: int
+    pull_lag: int | None
+    pushed: int
+    push_waiting: int
+    push_lag: int
+    duplicates: int
+    dropped: dict[str, int]
+
+
+class LinksDocument(Document):
+    """Every configured link."""
+
+    links: list[LinkDocument]
 
 
 class BackupRequest(Request):
@@ -187,6 +218,10 @@ async def _log(exchange: Exchange) -> web.StreamResponse:
     return respond(CountersDocument(statistics=exchange.broker.log.statistics()))
 
 
+async def _links(exchange: Exchange) -> web.StreamResponse:
+    return respond(LinksDocument(links=[msgspec.convert(link, LinkDocument) for link in exchange.surface.links()]))
+
+
 async def _config(exchange: Exchange) -> web.StreamResponse:
     settings = exchange.surface.config()
     return respond(
@@ -235,6 +270,7 @@ def _definitions() -> Iterator[Definition]:
     yield read_only(
         "connections", "connections", "Who is attached now", _connections, ConnectionsDocument, agent, behind, LIMIT
     )
+    yield read_only("links", "links", "Connections to outside brokers, and how they stand", _links, LinksDocument)
     yield read_only("log", "logStatistics", "What the log counts", _log, CountersDocument)
     yield read_only("config", "config", "Every value in force and where it came from", _config, ConfigDocument)
     yield Definition(

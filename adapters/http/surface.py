@@ -31,19 +31,30 @@ Settings = Callable[[], Sequence[Setting]]
 Backup = Callable[[str], Awaitable[None]]
 """Copies what the log holds to a folder. Raises RefusedError."""
 
+LinksReport = Callable[[], list[dict[str, object]]]
+"""How each link to an outside stands, as JSON shows it."""
+
 
 @final
 class Surface:
     """One HTTP face of one mesh. ``base_url`` is set by the listener once it knows where it is."""
 
-    __slots__ = ("_held", "_streams", "backup", "base_url", "broker", "config", "settings", "version")
+    __slots__ = ("_held", "_streams", "backup", "base_url", "broker", "config", "links", "settings", "version")
 
     def __init__(
-        self, broker: Broker, settings: HttpSettings, *, config: Settings, version: str, backup: Backup | None = None
+        self,
+        broker: Broker,
+        settings: HttpSettings,
+        *,
+        config: Settings,
+        version: str,
+        backup: Backup | None = None,
+        links: LinksReport = list,
     ) -> None:
         """``backup``: None where there is nothing on disk."""
         self.broker = broker
         self.backup = backup
+        self.links = links
         self.settings = settings
         self.config = config
         self.version = version

@@ -1,0 +1,63 @@
+"""How a message that goes round is recognised: what it says of the meshes it has been in. Pure.
+
+``mesh-via``     the meshes it left by a link, oldest first, with commas: one that finds itself there takes it no more
+``mesh-origin``  its first mesh and its id there: whatever ways it comes by, it is taken once for each channel
+``mesh-hops``    ends of links it passed: the bound for what strips the others
+
+All three are headers, so they stay with the message over restarts and through carriers that know nothing of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dragoman.routing.message import EMPTY, Envelope, Header, Message
+
+VIA: Final = "mesh-via"
+ORIGIN: Final = "mesh-origin"
+ORIGIN_BYTES_MAX: Final = 256
+
+
+def went_round(envelope: Envelope, mesh: str, hops_max: int) -> str | None:
+    """Why a message is not to be taken, as a reason to count; None if it is."""
+    if mesh.encode() in (envelope.header(VIA) or b"").split(b","):
+        return "link-loop"
+    return "link-hops" if envelope.hops >= hops_max else None
+
+
+def origin(envelope: Envelope) -> str | None:
+    """Which message it was where it was first said; None if nobody says so."""
+    value = envelope.header(ORIGIN)
+    return value.decode("utf-8", "replace") if value and len(value) <= ORIGIN_BYTES_MAX else None
+
+
+def further(envelope: Envelope) -> Envelope:
+    """The envelope of what has come in over a link."""
+    return _copy(envelope, envelope.headers)
+
+
+def leaving(message: Message, mesh: str) -> Envelope:
+    """The envelope of a message that goes out from this mesh over a link."""
+    envelope = message.envelope or EMPTY
+    via = envelope.header(VIA)
+    headers = [header for header in envelope.headers if header[0] != VIA]
+    headers.append((VIA, via + b"," + mesh.encode() if via else mesh.encode()))
+    if envelope.header(ORIGIN) is None and message.number:
+        headers.append((ORIGIN, f"{mesh}/{message.id}".encode()))
+    return _copy(envelope, tuple(headers))
+
+
+def _copy(envelope: Envelope, headers: tuple[Header, ...]) -> Envelope:
+    """One hop further, and without the sender's own bytes, which would say otherwise."""
+    return Envelope(
+        sent_ms=envelope.sent_ms,
+        key=envelope.key,
+        headers=headers,
+        content_type=envelope.content_type,
+        reply_to=envelope.reply_to,
+        correlation=envelope.correlation,
+        expires_ms=envelope.expires_ms,
+        cause=envelope.cause,
+        hops=envelope.hops + 1,
+        text=envelope.text,
+    )
