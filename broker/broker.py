@@ -166,6 +166,13 @@ class Broker:
         if refusal is not None:
             raise RefusedError(refusal)
 
+    def when_safe(self, ticket: Ticket, then: Callable[[Refusal | None], None]) -> None:
+        """Calls ``then`` once: with None when the ticket is committed, else with why its commit failed."""
+        if ticket == DONE:
+            then(None)
+        else:
+            self._waiters.setdefault(ticket, []).append(then)
+
     def _committed(self, ticket: Ticket) -> None:
         self.dedupe.committed(ticket)
         self.producers.committed(ticket)
