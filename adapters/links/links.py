@@ -28,7 +28,13 @@ def _mqtt() -> Make:
     return MqttOutside
 
 
-KINDS: Final[dict[str, Callable[[], Make]]] = {"mqtt": _mqtt}
+def _mcp() -> Make:
+    from dragoman.adapters.links.mcp import McpOutside
+
+    return McpOutside
+
+
+KINDS: Final[dict[str, Callable[[], Make]]] = {"mcp": _mcp, "mqtt": _mqtt}
 """A client library is imported only where a link needs it."""
 
 

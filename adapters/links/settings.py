@@ -10,8 +10,13 @@ from urllib.parse import urlsplit
 from dragoman.adapters.links.naming import Naming, RuleError
 from dragoman.broker.settings_key import key, required
 
-KINDS: Final = ("mqtt",)
-SCHEMES: Final = {"mqtt": ("mqtt", "mqtts"), "kafka": ("kafka", "kafkas"), "nats": ("nats", "tls")}
+KINDS: Final = ("mcp", "mqtt")
+SCHEMES: Final = {
+    "mqtt": ("mqtt", "mqtts"),
+    "kafka": ("kafka", "kafkas"),
+    "nats": ("nats", "tls"),
+    "mcp": ("http", "https"),
+}
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "kafka": 9092, "kafkas": 9093, "nats": 4222, "tls": 4222}
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -52,17 +57,19 @@ class RouteSettings:
 
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
-    """A connection the mesh opens to an outside broker, and what goes over it each way."""
+    """A connection the mesh opens to an outside broker, and what goes over it each way; or to an MCP server."""
 
     name: str = required(example="plant", why="unique; the link keeps its place under it", check=_name_problem)
     kind: str = required(example="mqtt", why="what the outside speaks", choices=KINDS)
     address: str = required(
         example="mqtt://broker.example:1883",
-        why="as scheme://host:port, several hosts with commas (Kafka, NATS); mqtts, kafkas and tls are over TLS",
+        why="as scheme://host:port, several hosts with commas (Kafka, NATS); mqtts, kafkas and tls are over TLS; "
+        "an MCP server's is its URL",
     )
     username: str = key("", why="empty = no credentials")
-    password: str = key("", why="for the user name; NATS: alone it is a token", secret=True)
+    password: str = key("", why="for the user name; NATS, MCP: alone it is a token", secret=True)
     ca: str = key("", unit="path", why="PEM file of whom to trust over TLS; empty = whom the system trusts")
+    agent: str = key("", why="MCP only: the agent whose skills the server's tools are; empty = the link's name")
     client_id: str = key("", why="what the outside knows us by, Kafka's consumer group too; empty = dragoman-{name}")
     qos: int = key(
         1, unit="QoS", low=0, high=1, why="1 = at least once wherever the outside can acknowledge; 0 = at most once"
@@ -85,6 +92,10 @@ class LinkSettings:
         problem = _address_problem(self.kind, self.address)
         if problem is not None:
             raise ValueError(problem)
+        if self.kind == "mcp":
+            if self.pull or self.push:
+                raise ValueError(f"the link {self.name!r} to an MCP server has no pull or push: its tools are skills")
+            return
         if not self.pull and not self.push:
             raise ValueError(f"the link {self.name!r} has neither pull nor push, so nothing would go over it")
         if self.stream and self.kind != "nats":
@@ -109,7 +120,7 @@ class LinkSettings:
     @property
     def tls(self) -> bool:
         """Whether the connection is over TLS."""
-        return self.scheme in ("mqtts", "kafkas", "tls")
+        return self.scheme in ("mqtts", "kafkas", "tls", "https")
 
     @property
     def hosts(self) -> tuple[tuple[str, int], ...]:
@@ -127,6 +138,8 @@ def _address_problem(kind: str, address: str) -> str | None:
     schemes = SCHEMES[kind]
     if not separator or scheme not in schemes:
         return f"the address of a link of kind {kind} begins with {' or '.join(f'{s}://' for s in schemes)}"
+    if kind == "mcp":
+        return _url_problem(address)
     parts = rest.split(",")
     if kind == "mqtt" and len(parts) > 1:
         return "a link of kind mqtt has one address"
@@ -139,3 +152,14 @@ def _address_problem(kind: str, address: str) -> str | None:
         if not sound:
             return f"{part!r} in the address is not HOST:PORT; credentials go into username and password"
     return None
+
+
+def _url_problem(address: str) -> str | None:
+    try:
+        url = urlsplit(address)
+        sound = bool(url.hostname) and url.port != 0 and "@" not in url.netloc and not url.fragment
+    except ValueError:
+        sound = False
+    if sound and address.isascii() and address.isprintable() and " " not in address:
+        return None
+    return f"{address!r} is no URL of an MCP server, like https://host/mcp; a token goes into password"
