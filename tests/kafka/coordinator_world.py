@@ -17,6 +17,8 @@ from dragoman.broker.timers import Timers
 from dragoman.routing.refusals import Reason, Refusal
 
 OK = ErrorCode.NONE
+ORDERS = Place("orders", 0)
+STOCK = Place("stock", 0)
 DISK = Refusal(Reason.STORAGE_FAILED, "the disk said no")
 
 
@@ -235,7 +237,7 @@ class World:
         member_id: str = "",
         instance: str | None = None,
         generation: int = -1,
-        place: Place = Place("orders", 0),
+        place: Place = ORDERS,
         name: str = "g",
         **how: Any,
     ) -> Answer:
@@ -245,7 +247,7 @@ class World:
         self.turn()
         return answer
 
-    def offset(self, place: Place = Place("orders", 0), name: str = "g") -> int | None:
+    def offset(self, place: Place = ORDERS, name: str = "g") -> int | None:
         offsets = self.groups.offsets(name)
         committed = offsets.get(place) if offsets is not None else None
         return None if committed is None else committed.offset

@@ -233,7 +233,7 @@ def test_a_join_with_other_metadata_rebalances() -> None:
     again = world.join(follower.member_id, protocols=[("range", b"other")])
     assert again.waits
     led = world.join(leader.member_id)
-    assert dict((m[0], m[2]) for m in led.value.members)[follower.member_id] == b"other"
+    assert {m[0]: m[2] for m in led.value.members}[follower.member_id] == b"other"
 
 
 def test_the_same_join_while_shares_are_awaited_is_answered_again() -> None:
