@@ -10,73 +10,26 @@ hands it out again, and assignments before anybody works by them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.kafka.codes import ErrorCode
 from dragoman.adapters.kafka.consumer_blobs import CONSUMER, NOTHING_ASSIGNED, subscribed
+from dragoman.adapters.kafka.group_admission import has_room, join_fault
 from dragoman.adapters.kafka.group_member import Joined, Joining, JoinThen, Member, Synced, Syncing, SyncThen
 from dragoman.adapters.kafka.group_roster import Roster
 from dragoman.adapters.kafka.group_rows import GroupRow
+from dragoman.adapters.kafka.group_state import NEXT, Shop, State
 from dragoman.broker.ids import fresh_id
 
 if TYPE_CHECKING:
-    from dragoman.adapters.kafka.group_settings import GroupSettings
-    from dragoman.broker.clock import Clock
-    from dragoman.broker.log.contract import Ticket
-    from dragoman.broker.timers import Timer, Timers
+    from dragoman.broker.timers import Timer
     from dragoman.routing.refusals import Refusal
 
 NEW_MEMBER_MS: Final = 300_000
 """Longest that a member which has not been told its id is waited with: its client may be gone without a trace."""
 
-PROTOCOLS_MAX: Final = 64
-"""Assignment protocols one member may offer; all members' are compared at each join."""
-
 _CLIENT_ID_CHARS: Final = 255
-
-
-class State(Enum):
-    """Where a group is between two generations. The values are what clients see."""
-
-    EMPTY = "Empty"
-    PREPARING = "PreparingRebalance"
-    COMPLETING = "CompletingRebalance"
-    STABLE = "Stable"
-    DEAD = "Dead"
-
-
-_NEXT: Final[dict[State, frozenset[State]]] = {
-    State.EMPTY: frozenset((State.PREPARING, State.DEAD)),
-    State.PREPARING: frozenset((State.COMPLETING, State.EMPTY)),
-    State.COMPLETING: frozenset((State.STABLE, State.PREPARING)),
-    State.STABLE: frozenset((State.PREPARING,)),
-    State.DEAD: frozenset(),
-}
-
-assert set(_NEXT) == set(State)
-
-
-@final
-class Shop:
-    """What all groups of a mesh work with. ``when_safe(ticket, fn)`` calls ``fn`` once, now or later."""
-
-    __slots__ = ("clock", "save", "settings", "timers", "when_safe")
-
-    def __init__(
-        self,
-        clock: Clock,
-        timers: Timers,
-        settings: GroupSettings,
-        save: Callable[[GroupRow], Ticket],
-        when_safe: Callable[[Ticket, Callable[[Refusal | None], None]], None],
-    ) -> None:
-        self.clock = clock
-        self.timers = timers
-        self.settings = settings
-        self.save = save
-        self.when_safe = when_safe
 
 
 @final
@@ -124,11 +77,12 @@ class Group:
 
     def join(self, ask: Joining, then: JoinThen) -> Member | None:
         """A member comes or comes again. The member if its answer waits; say ``gone`` if its connection ends first."""
-        error = self._join_fault(ask)
+        settings = self._shop.settings
+        error = join_fault(ask, self.roster, self.protocol_type, settings)
         if error is not ErrorCode.NONE:
             then(Joined(error, ask.member_id))
             return None
-        if not self._has_room(ask.member_id):
+        if not has_room(ask.member_id, self.roster, settings, rebalancing=self.state is State.PREPARING):
             self.roster.forget(ask.member_id)
             known = self.roster.members.get(ask.member_id)
             if known is not None:
@@ -260,32 +214,6 @@ class Group:
         assert armed == (self.state is State.PREPARING or bool(self._unsynced)), f"{self.state}: who ends this phase?"
 
     # -- who may -------------------------------------------------------------------------------------
-
-    def _join_fault(self, ask: Joining) -> ErrorCode:
-        settings = self._shop.settings
-        if not settings.session_ms_min <= ask.session_ms <= settings.session_ms_max:
-            return ErrorCode.INVALID_SESSION_TIMEOUT
-        size = sum(len(name) + len(metadata) for name, metadata in ask.protocols)
-        if size > settings.member_bytes_max or len((ask.instance_id or "").encode()) > settings.name_bytes_max:
-            return ErrorCode.POLICY_VIOLATION
-        if not ask.protocol_type or not 0 < len(ask.protocols) <= PROTOCOLS_MAX:
-            return ErrorCode.INCONSISTENT_GROUP_PROTOCOL
-        if self.roster.members:
-            common = self.roster.common()
-            if ask.protocol_type != self.protocol_type or not any(name in common for name, _ in ask.protocols):
-                return ErrorCode.INCONSISTENT_GROUP_PROTOCOL
-        return ErrorCode.NONE
-
-    def _has_room(self, member_id: str) -> bool:
-        most = self._shop.settings.members_max
-        members = self.roster.members
-        if not member_id and len(self.roster.expected) >= most:
-            return False
-        if self.state is State.PREPARING:
-            # By who is in the new generation already: so the last to rejoin is refused where a limit was lowered.
-            known = members.get(member_id)
-            return (known is not None and known.joined) or sum(m.joined for m in members.values()) < most
-        return member_id in members or len(members) < most
 
     def _fault(self, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
         error = self.roster.known(member_id, instance_id)
@@ -553,5 +481,5 @@ class Group:
             self._phase_timer = None
 
     def _to(self, state: State) -> None:
-        assert state in _NEXT[self.state], f"from {self.state} to {state}"
+        assert state in NEXT[self.state], f"from {self.state} to {state}"
         self.state = state

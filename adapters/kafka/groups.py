@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from dragoman.adapters.kafka.codes import ErrorCode
-from dragoman.adapters.kafka.group import Group, Shop, State
+from dragoman.adapters.kafka.group import Group
 from dragoman.adapters.kafka.group_member import Joined
 from dragoman.adapters.kafka.group_rows import (
     CLASSIC,
@@ -20,6 +20,7 @@ from dragoman.adapters.kafka.group_rows import (
     group_key,
     positions_key,
 )
+from dragoman.adapters.kafka.group_state import Shop, State
 from dragoman.adapters.kafka.offsets import Committed, Offsets, Place
 from dragoman.broker.log.contract import DONE, Table, Ticket
 from dragoman.broker.rows import decode_row, encode_row
@@ -136,7 +137,7 @@ class Groups:
             error = group.may_commit(*member)
         else:
             error = ErrorCode.NONE if member[2] < 0 else ErrorCode.ILLEGAL_GENERATION
-        errors = [error] * len(commits) if error is not ErrorCode.NONE else self._judge(name, commits)
+        errors: list[ErrorCode] = [error] * len(commits) if error is not ErrorCode.NONE else self._judge(name, commits)
         taken = [commit for commit, fault in zip(commits, errors, strict=True) if fault is ErrorCode.NONE]
         if taken and group is None:
             group = self._make(name, owner)
@@ -155,7 +156,7 @@ class Groups:
     def _judge(self, name: str, commits: Sequence[Commit]) -> list[ErrorCode]:
         offsets = self._offsets.get(name)
         room = self.settings.offsets_max - (len(offsets) if offsets is not None else 0)
-        errors = []
+        errors: list[ErrorCode] = []
         for place, committed in commits:
             new = offsets is None or place not in offsets
             if not self._exists(place.topic, place.partition):
@@ -197,7 +198,7 @@ class Groups:
             then(ErrorCode.NON_EMPTY_GROUP, [])
             return
         offsets = self._offsets.get(name)
-        errors = []
+        errors: list[ErrorCode] = []
         ticket = DONE
         for place in places:
             if place.topic in read:

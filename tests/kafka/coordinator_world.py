@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dragoman.adapters.kafka.codes import ErrorCode
-from dragoman.adapters.kafka.group import Group, State
+from dragoman.adapters.kafka.group import Group
 from dragoman.adapters.kafka.group_member import Joined, Joining, Member, Synced, Syncing
 from dragoman.adapters.kafka.group_settings import GroupSettings
+from dragoman.adapters.kafka.group_state import State
 from dragoman.adapters.kafka.groups import Groups
 from dragoman.adapters.kafka.offsets import Committed, Place
 from dragoman.broker.clock import ManualClock

@@ -6,8 +6,9 @@ import pytest
 from coordinator_world import OK, World
 
 from dragoman.adapters.kafka.codes import ErrorCode
-from dragoman.adapters.kafka.group import NEW_MEMBER_MS, State
+from dragoman.adapters.kafka.group import NEW_MEMBER_MS
 from dragoman.adapters.kafka.group_member import Joined
+from dragoman.adapters.kafka.group_state import State
 
 # -- one member ------------------------------------------------------------------------------------
 

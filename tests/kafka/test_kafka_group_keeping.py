@@ -6,7 +6,7 @@ import pytest
 from coordinator_world import DISK, OK, ORDERS, STOCK, World
 
 from dragoman.adapters.kafka.codes import ErrorCode
-from dragoman.adapters.kafka.group import State
+from dragoman.adapters.kafka.group_state import State
 from dragoman.adapters.kafka.offsets import Committed, Place
 from dragoman.broker.log.contract import Table
 

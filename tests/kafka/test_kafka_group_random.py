@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.adapters.kafka.codes import ErrorCode
-from dragoman.adapters.kafka.group import State
 from dragoman.adapters.kafka.group_member import Joined
+from dragoman.adapters.kafka.group_state import State
 
 TOPICS = [("range", b"r"), ("sticky", b"s")]
 

@@ -7,8 +7,8 @@ from coordinator_world import OK, World
 
 from dragoman.adapters.kafka.codes import ErrorCode
 from dragoman.adapters.kafka.consumer_blobs import NOTHING_ASSIGNED, subscribed
-from dragoman.adapters.kafka.group import State
 from dragoman.adapters.kafka.group_member import Joined
+from dragoman.adapters.kafka.group_state import State
 
 
 def about(*topics: str, user_data: bytes = b"") -> bytes:
