@@ -31,7 +31,6 @@ INTERRUPTED: Final = 130
 PAYLOAD_BYTES_MAX: Final = 256 << 20
 """What is read from standard input at most; a mesh may take less and says so."""
 
-_KAFKA: Final = "Kafka is not built yet: leave --kafka out, or say --kafka off"
 
 app = typer.Typer(
     name="dragoman",
@@ -99,7 +98,7 @@ def _options(
 def serve(
     config: Annotated[Path | None, typer.Option(help="A TOML file; configs/full.toml has every key.")] = None,
     mqtt: Annotated[str | None, typer.Option(metavar="HOST:PORT|off", help="[default: 127.0.0.1:1883]")] = None,
-    kafka: Annotated[str | None, typer.Option(metavar="HOST:PORT|off", help="Not built yet.")] = None,
+    kafka: Annotated[str | None, typer.Option(metavar="HOST:PORT|off", help="[default: 127.0.0.1:9092]")] = None,
     http: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT|off", help="HTTP, MCP and administration. [default: 127.0.0.1:8080]"),
@@ -120,9 +119,12 @@ def serve(
     from dragoman.config import Flag
 
     _log(verbose)
-    if kafka is not None and kafka != "off":
-        raise Failure(_KAFKA, USAGE)
-    given = (("listen.mqtt", mqtt, "--mqtt"), ("listen.http", http, "--http"), ("data", data, "--data"))
+    given = (
+        ("listen.mqtt", mqtt, "--mqtt"),
+        ("listen.kafka", kafka, "--kafka"),
+        ("listen.http", http, "--http"),
+        ("data", data, "--data"),
+    )
     settings = _load(config, tuple(Flag(key, value, name) for key, value, name in given if value is not None))
     # A start makes many objects and no garbage: looking for some took a fifth of its time. `running` looks again.
     gc.disable()

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dragoman.adapters.http.settings import HttpSettings
+from dragoman.adapters.kafka.group_settings import GroupSettings as KafkaGroupSettings
+from dragoman.adapters.kafka.settings import KafkaSettings
 from dragoman.adapters.links.settings import LinkSettings, links_problem
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.adapters.mqtt.settings import MqttSettings
@@ -77,6 +79,8 @@ class Config:
     groups: GroupSettings = dataclasses.field(default_factory=GroupSettings)
     log: LogSettings = dataclasses.field(default_factory=lambda: LogSettings(Path(_DATA)))
     mqtt: MqttSettings = dataclasses.field(default_factory=MqttSettings)
+    kafka: KafkaSettings = dataclasses.field(default_factory=KafkaSettings)
+    kafka_groups: KafkaGroupSettings = dataclasses.field(default_factory=KafkaGroupSettings)
     http: HttpSettings = dataclasses.field(default_factory=HttpSettings)
     mcp: McpSettings = dataclasses.field(default_factory=McpSettings)
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
@@ -88,7 +92,7 @@ class Config:
     @classmethod
     def embedded(cls, data: str = MEMORY) -> Config:
         """What suits a mesh inside another program: no listener, and nothing on disk unless ``data`` names a folder."""
-        return cls(data=data, listen=ListenSettings(mqtt="off", http="off"))
+        return cls(data=data, listen=ListenSettings(mqtt="off", kafka="off", http="off"))
 
     @property
     def durable(self) -> bool:
@@ -124,7 +128,7 @@ def load(file: Path | None = None, flags: tuple[Flag, ...] = ()) -> Config:
     config = reader.table(Config, document, base=Config())
     listen, tls = reader.made.get("listen"), reader.made.get("tls")
     if isinstance(listen, ListenSettings) and isinstance(tls, TlsSettings) and listen.tls and not tls.certificate:
-        reader.fault("listen", "mqtts and https need tls.certificate and tls.private_key")
+        reader.fault("listen", "mqtts, kafkas and https need tls.certificate and tls.private_key")
     if config is None or reader.faults:
         raise ConfigError(sorted(reader.faults, key=_line))
     return dataclasses.replace(config, origins=reader.origins)
@@ -205,7 +209,8 @@ def advice(config: Config) -> list[str]:
         )
     if exposed and config.login.users:
         said.append(
-            f"passwords and tokens cross the network in the clear on {' and '.join(exposed)}; mqtts and https do not"
+            f"passwords and tokens cross the network in the clear on {' and '.join(exposed)}; "
+            "mqtts, kafkas and https do not"
         )
     if config.login.users and not any(user.admin for user in config.login.users):
         said.append("no user has admin = true, so nobody can use /v1/admin, `dragoman backup` among it")

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
 from dragoman import __version__
 from dragoman.adapters.serving.credentials import Authenticator, hash_password, new_token
 from dragoman.adapters.serving.limits import ConnectionLimits
+from dragoman.adapters.serving.settings import LISTENERS
 from dragoman.adapters.serving.sockets import ListenError, bound_address, listen, parse_address
 from dragoman.broker.broker import Broker
 from dragoman.broker.clock import SystemClock
 from dragoman.broker.gate import Gate
 from dragoman.broker.log.contract import LogError
 from dragoman.broker.log.memory import MemoryLog
+from dragoman.broker.log.stored import KIND_KAFKA
 from dragoman.broker.metrics import Metrics
 from dragoman.broker.subscription import Place, Start
 from dragoman.config import Config, in_force
 from dragoman.embedded import Answering, EmbeddedSession, Reading, Serve, Serving
 from dragoman.routing.cards import Skill
-from dragoman.routing.message import Envelope, Message
+from dragoman.routing.message import Bundle, Envelope, Message
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
@@ -58,6 +60,13 @@ class Listener(Protocol):
 
     async def stop(self, deadline_s: float) -> None:
         """Lets the connections finish, at most so long, then cuts them."""
+
+
+def _open_kafka(bundle: Bundle) -> Sequence[Message]:
+    """Opens a Kafka batch for who is not Kafka. Also where the listener is off: the codec comes with the first one."""
+    from dragoman.adapters.kafka.batches import open_bundle
+
+    return open_bundle(bundle)
 
 
 @final
@@ -116,6 +125,7 @@ class Mesh:
                 metrics=metrics,
                 declared=declared,
             )
+            self._broker.core.bundles.add(KIND_KAFKA, _open_kafka)
             self._authenticator = Authenticator(config.login, loop, metrics)
             await self._broker.start()
             self._listeners = self._build(bound)
@@ -253,7 +263,7 @@ class Mesh:
     def _bind(self) -> dict[str, list[socket.socket]]:
         """Takes the ports first: whether they are free is known before anything is opened or written."""
         bound: dict[str, list[socket.socket]] = {}
-        for name in ("mqtt", "mqtts", "http", "https"):
+        for name in LISTENERS:
             address = parse_address(getattr(self.config.listen, name))
             if address is None:
                 continue
@@ -275,6 +285,8 @@ class Mesh:
             listeners.append(links)
         if "mqtt" in bound or "mqtts" in bound:
             listeners.extend(self._mqtt(bound, limits))
+        if "kafka" in bound or "kafkas" in bound:
+            listeners.extend(self._kafka(bound, limits))
         if "http" in bound or "https" in bound:
             listeners.append(self._http(bound, limits))
         return listeners
@@ -317,6 +329,24 @@ class Mesh:
         return [
             MqttListener(realm, limits, bound[name], self._tls() if name == "mqtts" else None)
             for name in ("mqtt", "mqtts")
+            if name in bound
+        ]
+
+    def _kafka(self, bound: dict[str, list[socket.socket]], limits: ConnectionLimits) -> list[Listener]:
+        from dragoman.adapters.kafka.listener import Listener as KafkaListener
+        from dragoman.adapters.kafka.realm import Realm
+
+        assert self._authenticator is not None
+        realm = Realm(
+            self.broker,
+            self._authenticator,
+            self.config.kafka,
+            self.config.kafka_groups,
+            parse_address(self.config.kafka.advertised) if self.config.kafka.advertised else None,
+        )
+        return [
+            KafkaListener(realm, limits, bound[name], self._tls() if name == "kafkas" else None)
+            for name in ("kafka", "kafkas")
             if name in bound
         ]
 

@@ -115,7 +115,7 @@ class _Signals:
 
 def _opening(config: Config, addresses: dict[str, str], log: Log, took_ms: int) -> list[str]:
     lines: list[str] = []
-    for name in ("mqtt", "mqtts"):
+    for name in ("mqtt", "mqtts", "kafka", "kafkas"):
         if name in addresses:
             lines.append(f"  {name:<6} {addresses[name]}")
     for name in ("http", "https"):

@@ -204,6 +204,18 @@ def from_kafka(topic: str) -> str | Refusal:
     return check_name(name) or name
 
 
+def kafka_channel(topic: str) -> str | Refusal:
+    """The channel a Kafka client means: the dotted spelling, or the channel's own name, which clients take as well.
+
+    A name that is neither is refused for what is wrong with its dotted spelling.
+    """
+    dotted = from_kafka(topic)
+    if not isinstance(dotted, Refusal) or "/" not in topic:
+        return dotted
+    spelt = to_kafka(topic)
+    return spelt if isinstance(spelt, Refusal) else check_name(topic) or topic
+
+
 def _kafka_escape(found: re.Match[str]) -> str:
     return "".join([f"_x{byte:02x}" for byte in found[0].encode()])
 

@@ -8,6 +8,8 @@ from dragoman.adapters.serving.credentials import digest_problem, password_probl
 from dragoman.adapters.serving.sockets import OFF, address_problem, is_loopback, parse_address
 from dragoman.broker.settings_key import key, required
 
+ENCRYPTED = ("mqtts", "kafkas", "https")
+LISTENERS = ("mqtt", "mqtts", "kafka", "kafkas", "http", "https")
 RESERVED_NAMES = ("anonymous", "embedded", "*")
 
 
@@ -56,13 +58,15 @@ class ListenSettings:
 
     mqtt: str = key("127.0.0.1:1883", why="only this machine until you decide otherwise", check=_address_problem)
     mqtts: str = key("off", why="MQTT over TLS, usually port 8883; needs [tls]", check=_address_problem)
+    kafka: str = key("127.0.0.1:9092", why="only this machine until you decide otherwise", check=_address_problem)
+    kafkas: str = key("off", why="Kafka over TLS, usually port 9093; needs [tls]", check=_address_problem)
     http: str = key("127.0.0.1:8080", why="HTTP, MCP and the administration; only this machine", check=_address_problem)
     https: str = key("off", why="the same over TLS, usually port 8443; needs [tls]", check=_address_problem)
 
     def __post_init__(self) -> None:
         """Two cannot have one port; found here, the sentence can name both."""
         taken: dict[str, str] = {}
-        for name in ("mqtt", "mqtts", "http", "https"):
+        for name in LISTENERS:
             text: str = getattr(self, name)
             if text == OFF or text.endswith(":0"):
                 continue
@@ -73,13 +77,13 @@ class ListenSettings:
     @property
     def tls(self) -> bool:
         """Whether any listener speaks TLS."""
-        return self.mqtts != OFF or self.https != OFF
+        return any(getattr(self, name) != OFF for name in ENCRYPTED)
 
     def exposed(self) -> tuple[list[str], list[str]]:
         """The addresses that other machines may reach: those in the clear, and those with TLS."""
         return (
-            [text for text in (self.mqtt, self.http) if _exposed(text)],
-            [text for text in (self.mqtts, self.https) if _exposed(text)],
+            [getattr(self, name) for name in LISTENERS if name not in ENCRYPTED and _exposed(getattr(self, name))],
+            [getattr(self, name) for name in ENCRYPTED if _exposed(getattr(self, name))],
         )
 
 

@@ -1,0 +1,288 @@
+"""Kafka on TCP and TLS: sockets to sessions. Decides when to read and write; knows no request but its length."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, cast, final
+
+from dragoman.adapters.kafka.session import KafkaSession
+from dragoman.adapters.serving.sockets import is_loopback
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from dragoman.adapters.kafka.realm import Realm
+    from dragoman.adapters.serving.limits import ConnectionLimits
+    from dragoman.broker.timers import Timer
+
+logger: Final = logging.getLogger("dragoman.kafka")
+
+READ_BYTES: Final = 64 * 1024
+"""Most bytes of small requests taken from one connection in a turn, so that nobody starves (design §2)."""
+
+LENGTH: Final = 4
+"""Bytes in front of each request that say how long it is."""
+
+WRITE_HIGH: Final = 1 << 20
+WRITE_LOW: Final = 256 * 1024
+
+
+@final
+class Connection(asyncio.BufferedProtocol):
+    """One socket. Small requests are read into a buffer that all connections share, a large one into its own."""
+
+    __slots__ = (
+        "_address",
+        "_closing",
+        "_deadline",
+        "_filled",
+        "_flushing",
+        "_held",
+        "_listener",
+        "_part",
+        "_transport",
+        "session",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._address = ""
+        self._part: bytearray | None = None
+        self._filled = 0
+        self._closing = False
+        self._flushing = False
+        self._held = False
+        self._deadline: Timer | None = None
+        self.session: KafkaSession | None = None
+
+    # -- asyncio's side ------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A peer has connected: taken in if the limits allow."""
+        self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if peer else ""
+        listener = self._listener
+        realm = listener.realm
+        if listener.limits.admit(self._address) is not None:
+            realm.counters.turned_away += 1
+            self._transport.abort()
+            self._transport = None
+            return
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
+        realm.counters.connections += 1
+        realm.counters.open += 1
+        listener.connections[self] = None
+        here = transport.get_extra_info("sockname")
+        self.session = KafkaSession(
+            realm,
+            self,
+            peer=f"{peer[0]}:{peer[1]}" if peer else "",
+            host=self._address,
+            reached=(str(here[0]), int(here[1])) if here else ("127.0.0.1", 0),
+            loopback=is_loopback(self._address),
+        )
+        deadline_ms = int(listener.limits.settings.connect_deadline_s * 1000)
+        self._deadline = realm.broker.timers.after(deadline_ms, self._too_late)
+        self.session.begin()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to."""
+        if self._part is None:
+            return self._listener.buffer
+        return memoryview(self._part)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much was read."""
+        session = self.session
+        if session is None or self._closing:
+            return
+        session.arrived(nbytes)
+        if self._part is None:
+            self._take(memoryview(self._listener.buffer)[:nbytes])
+            return
+        self._filled += nbytes
+        if self._filled < len(self._part):
+            return
+        part, self._part = self._part, None
+        if len(part) == LENGTH:
+            self._begin(bytes(part))
+        else:
+            self._request(memoryview(part)[LENGTH:])
+
+    def _take(self, data: memoryview) -> None:
+        """Whole requests are handled at once; of the last one, what is missing is waited for."""
+        at, end = 0, len(data)
+        while end - at >= LENGTH and not self._closing:
+            length = int.from_bytes(data[at : at + LENGTH], "big", signed=True)
+            if self._refuses(length, bytes(data[at : at + 16])):
+                return
+            if end - at - LENGTH < length:
+                break
+            # The buffer is everybody's: what is kept of a request is its own copy.
+            self._request(memoryview(bytes(data[at + LENGTH : at + LENGTH + length])))
+            at += LENGTH + length
+        if at < end and not self._closing:
+            self._begin(bytes(data[at:]))
+
+    def _begin(self, start: bytes) -> None:
+        """The beginning of a request: makes room for the whole of it."""
+        whole = LENGTH
+        if len(start) >= LENGTH:
+            length = int.from_bytes(start[:LENGTH], "big", signed=True)
+            if self._refuses(length, start):
+                return
+            whole += length
+        if len(start) == whole:
+            self._request(memoryview(b""))
+            return
+        self._part = bytearray(whole)
+        self._part[: len(start)] = start
+        self._filled = len(start)
+
+    def _refuses(self, length: int, start: bytes) -> bool:
+        """Whether no request has this length: the peer speaks another protocol, or too much; nothing can answer it."""
+        session = self.session
+        assert session is not None
+        if 0 < length <= session.request_bytes_max:
+            return False
+        if start[:2] == b"\x16\x03":
+            why = "the peer speaks TLS and this port does not"
+        elif start[:4] in (b"GET ", b"POST", b"PUT ", b"HEAD"):
+            why = "the peer speaks HTTP and this is Kafka's port"
+        else:
+            why = f"a request of {length} bytes; at most {session.request_bytes_max} are taken"
+        session.realm.say("kafka connection cut: %s", why, session)
+        session.realm.counters.errors += 1
+        self.abort()
+        self._closing = True
+        return True
+
+    def _request(self, request: memoryview) -> None:
+        session = self.session
+        assert session is not None
+        session.received(request)
+
+    def eof_received(self) -> bool:
+        """The peer will send no more, and waits for nothing."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The peer reads more slowly than we write: it is not read either."""
+        if self.session is not None:
+            self.session.backed_up(True)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        if self.session is not None:
+            self.session.backed_up(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        session = self.session
+        if session is None:
+            return
+        listener = self._listener
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._transport = None
+        self._part = None
+        del listener.connections[self]
+        if not listener.connections:
+            listener.emptied()
+        listener.limits.leave(self._address)
+        listener.realm.counters.open -= 1
+        listener.realm.core.tick()
+        session.gone()
+
+    # -- the session's side --------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There is something to write: once, at the end of this turn."""
+        if not self._flushing:
+            self._flushing = True
+            self._listener.realm.core.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        session, transport = self.session, self._transport
+        if session is None or transport is None:
+            return
+        out = session.take_out()
+        if out:
+            transport.writelines(out)
+        if session.closing and not self._closing:
+            self._closing = True
+            transport.close()
+
+    def hold(self, held: bool) -> None:
+        """Stops or goes on reading."""
+        transport = self._transport
+        if held != self._held and transport is not None and not transport.is_closing():
+            self._held = held
+            if held:
+                transport.pause_reading()
+            else:
+                transport.resume_reading()
+
+    def accepted(self) -> None:
+        """The peer has shown who it is, or need not."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        self.abort()
+
+    def abort(self) -> None:
+        """Cuts the connection, whatever is unsent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Listener:
+    """Accepts Kafka connections on one address. ``start`` once, ``stop`` once."""
+
+    def __init__(
+        self, realm: Realm, limits: ConnectionLimits, sockets: list[socket.socket], tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.realm = realm
+        self.limits = limits
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        self.connections: dict[Connection, None] = {}
+        self._sockets = sockets
+        self._tls = tls
+        self._servers: list[asyncio.Server] = []
+        self._empty = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begins to accept."""
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            server = await loop.create_server(lambda: Connection(self), sock=sock, ssl=self._tls, backlog=1024)
+            self._servers.append(server)
+
+    def emptied(self) -> None:
+        """The last connection is gone."""
+        self._empty.set()
+
+    def stop_accepting(self) -> None:
+        """No new connections from now on."""
+        for server in self._servers:
+            server.close()
+
+    async def stop(self, deadline_s: float) -> None:
+        """Waits until what was answered is written out, at most ``deadline_s``; then cuts the connections."""
+        self.stop_accepting()
+        if self.connections:
+            self._empty.clear()
+            try:
+                await asyncio.wait_for(self._empty.wait(), deadline_s)
+            except TimeoutError:
+                logger.info("connections cut that did not close in time", extra={"count": len(self.connections)})
+        for connection in list(self.connections):
+            connection.abort()

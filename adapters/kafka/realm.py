@@ -1,0 +1,69 @@
+"""What all Kafka connections of a mesh share: broker, settings, groups, names, counters."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import TYPE_CHECKING, Final, final
+
+from dragoman.adapters.kafka.agents import Agents
+from dragoman.adapters.kafka.groups import Groups
+from dragoman.adapters.kafka.names import Names
+from dragoman.adapters.kafka.synthesis import Synthesis
+from dragoman.broker.log.contract import Table
+
+if TYPE_CHECKING:
+    from dragoman.adapters.kafka.group_settings import GroupSettings
+    from dragoman.adapters.kafka.session import KafkaSession
+    from dragoman.adapters.kafka.settings import KafkaSettings
+    from dragoman.adapters.serving.credentials import Authenticator
+    from dragoman.adapters.serving.sockets import Address
+    from dragoman.broker.broker import Broker
+
+logger: Final = logging.getLogger("dragoman.kafka")
+
+NODE_ID: Final = 0
+"""Ours, in a cluster of one. The same for every mesh: clients hold it, and the address with it, for a while."""
+
+LEADER_EPOCH: Final = 0
+
+_CLUSTER: Final = b"kafka-cluster-id"
+
+
+@final
+class Realm:
+    """One per mesh, however many Kafka listeners it has. Made after the broker has started."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        authenticator: Authenticator,
+        settings: KafkaSettings,
+        groups: GroupSettings,
+        advertised: Address | None = None,
+    ) -> None:
+        self.broker = broker
+        self.core = broker.core
+        self.topics = broker.topics
+        self.gate = broker.gate
+        self.counters = broker.metrics.wire("kafka")
+        self.authenticator = authenticator
+        self.settings = settings
+        self.advertised = advertised
+        self.cluster_id = self._cluster()
+        self.names = Names(broker, self.cluster_id)
+        self.synthesis = Synthesis(settings.synthesised_bytes_max)
+        self.agents = Agents(self)
+        self.groups = Groups(broker, groups, self.names.partition_exists)
+
+    def _cluster(self) -> str:
+        """This mesh's own, for as long as its data lives."""
+        known = self.core.log.get(Table.META, _CLUSTER)
+        if known is None:
+            known = uuid.uuid4().hex[:22].encode()
+            self.core.log.put(Table.META, _CLUSTER, known)
+        return known.decode()
+
+    def say(self, event: str, detail: str, session: KafkaSession) -> None:
+        """One line for the operator about a connection; text from peers only in the fields."""
+        logger.info(event, detail, extra={"peer": session.peer, "client": session.client})

@@ -1,0 +1,329 @@
+"""One Kafka connection's conversation: requests in, answers out in the order of the requests. Socket-free.
+
+Requests are handled as they come, so that what they say is said in order; who has to wait, for a commit or
+for news, answers later, and its answer holds back those behind it (Kafka's clients expect no other order).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol, final
+
+from dragoman.adapters.kafka import codec
+from dragoman.adapters.kafka.apis import ApiKey
+from dragoman.adapters.kafka.codes import ErrorCode
+from dragoman.adapters.kafka.handlers import HANDLERS
+from dragoman.adapters.kafka.wire import WireError
+from dragoman.adapters.serving.credentials import Credentials
+from dragoman.broker.principal import ANONYMOUS, Principal
+from dragoman.routing.refusals import Refusal
+
+if TYPE_CHECKING:
+    from dragoman.adapters.kafka.realm import Realm
+    from dragoman.broker.log.contract import Ticket
+    from dragoman.broker.route import Route
+    from dragoman.broker.subscription import Feed
+    from dragoman.routing.message import Message
+
+logger: Final = logging.getLogger("dragoman.kafka")
+
+OPEN_TO_STRANGERS: Final = frozenset((ApiKey.API_VERSIONS, ApiKey.SASL_HANDSHAKE, ApiKey.SASL_AUTHENTICATE))
+"""What may be asked before anybody knows who asks."""
+
+ROUTES_MAX: Final = 4_096
+"""Ways into channels remembered for one connection."""
+
+Then = Callable[[Refusal | None], None]
+
+
+class Wire(Protocol):
+    """The connection as its session sees it."""
+
+    def wake(self) -> None:
+        """There is something to write."""
+
+    def hold(self, held: bool) -> None:
+        """Stops or goes on reading."""
+
+    def accepted(self) -> None:
+        """The peer has shown who it is."""
+
+    def abort(self) -> None:
+        """Cuts the connection."""
+
+
+@final
+class Ask:
+    """One request. Answered exactly once, now or later; ``on_gone`` is called instead if the connection ends first."""
+
+    __slots__ = ("_out", "answered", "client", "correlation", "key", "on_gone", "request", "session", "size", "version")
+
+    def __init__(self, session: KafkaSession, head: codec.RequestHead, request: object, size: int) -> None:
+        self.session = session
+        self.key = head.api_key
+        self.version = head.api_version
+        self.correlation = head.correlation_id
+        self.client = head.client_id or ""
+        self.request = request
+        self.size = size
+        self.answered = False
+        self.on_gone: Callable[[], None] | None = None
+        self._out: list[bytes | memoryview] = []
+
+    def answer(self, response: object) -> None:
+        """Gives the response, a shape of this API."""
+        assert not self.answered, f"request {self.correlation} is answered twice"
+        head = codec.response_head(self.key, self.version, self.correlation)
+        body = codec.encode_response(self.key, self.version, response)
+        length = len(head) + sum(map(len, body))
+        self._done([length.to_bytes(4, "big") + head, *body])
+
+    def nothing(self) -> None:
+        """This request gets no response (Produce with acks 0)."""
+        self._done([])
+
+    def error(self, code: int) -> None:
+        """Says no in the shape of this API."""
+        self.answer(codec.error_response(self.key, self.request, code))
+
+    def _done(self, out: list[bytes | memoryview]) -> None:
+        self.answered = True
+        self.on_gone = None
+        self._out = out
+        self.session.answered()
+
+    @property
+    def out(self) -> list[bytes | memoryview]:
+        """The answer's bytes."""
+        return self._out
+
+
+@final
+class KafkaSession:
+    """The broker's view of one connection, and the connection's view of the broker. ``begin`` once, ``gone`` once."""
+
+    protocol: Final = "kafka"
+
+    def __init__(
+        self, realm: Realm, wire: Wire, *, peer: str, host: str, reached: tuple[str, int], loopback: bool
+    ) -> None:
+        self.realm = realm
+        self.peer = peer
+        self.host = host
+        self.reached = reached
+        self.loopback = loopback
+        self.principal: Principal = ANONYMOUS
+        self.agent = ""
+        self.client = ""
+        self.closing = False
+        self.admitted = False
+        #: the SASL mechanism that was agreed on, until it has been used
+        self.mechanism: str | None = None
+        self._wire = wire
+        self._asks: deque[Ask] = deque()
+        self._busy = False
+        self._later: deque[memoryview] = deque()
+        self._out: list[bytes | memoryview] = []
+        self._routes: dict[str, Route] = {}
+        self._waiting: dict[Ticket, list[Then]] = {}
+        self._paused = False
+        self._unsafe_bytes = 0
+
+    # -- who it is -----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Who needs no credentials is in at once."""
+        self.realm.authenticator.check(Credentials(None, None, None, self.loopback), self._admit_stranger)
+
+    def _admit_stranger(self, outcome: Principal | Refusal) -> None:
+        if isinstance(outcome, Principal):
+            self.admit(outcome)
+
+    def admit(self, principal: Principal) -> Refusal | None:
+        """From now on the connection acts as ``principal``."""
+        self.principal = principal
+        self._routes.clear()
+        if not self.admitted:
+            refusal = self.realm.broker.attach(self)
+            if refusal is not None:
+                return refusal
+            self.admitted = True
+        self._wire.accepted()
+        return None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients are told to connect: what is configured, else where this one has found us."""
+        advertised = self.realm.advertised
+        return self.reached if advertised is None else (advertised.host, advertised.port)
+
+    @property
+    def request_bytes_max(self) -> int:
+        """How large a request may be."""
+        settings = self.realm.settings
+        return settings.request_bytes_max if self.admitted else settings.stranger_bytes_max
+
+    # -- requests ------------------------------------------------------------------------------------
+
+    def arrived(self, nbytes: int) -> None:
+        """So many bytes were read."""
+        self.realm.counters.bytes_in += nbytes
+
+    def received(self, request: memoryview) -> None:
+        """One whole request, without its length."""
+        if self.closing:
+            return
+        if self._busy:
+            self._later.append(request)
+            return
+        self.realm.core.tick()
+        try:
+            head = codec.request_head(request)
+        except WireError as error:
+            # Without its head there is nothing an answer could be an answer to.
+            self._cut(f"malformed request: {error}")
+            return
+        self.client = head.client_id or self.client
+        if not self.admitted and head.api_key not in OPEN_TO_STRANGERS:
+            self._cut("asked before it has shown who it is")
+            return
+        self._handle(head, request)
+        self._regulate()
+
+    def _handle(self, head: codec.RequestHead, request: memoryview) -> None:
+        if not codec.serves(head.api_key, head.api_version):
+            ask = Ask(self, head, None, len(request))
+            self._asks.append(ask)
+            if not codec.speaks(head.api_key, head.api_version):
+                self._cut(f"asks for API {head.api_key} version {head.api_version}, which is not offered")
+                return
+            ask.error(ErrorCode.UNSUPPORTED_VERSION)
+            return
+        try:
+            shape = codec.decode_request(head.api_key, head.api_version, request[head.length :])
+        except WireError as error:
+            self.realm.counters.errors += 1
+            self.realm.say("kafka request refused: %s", str(error), self)
+            ask = Ask(self, head, None, len(request))
+            self._asks.append(ask)
+            ask.error(ErrorCode.INVALID_REQUEST)
+            return
+        ask = Ask(self, head, shape, len(request))
+        self._asks.append(ask)
+        try:
+            HANDLERS[head.api_key](ask)
+        except Exception:
+            logger.exception("a fault of ours; the request pays for it", extra={"peer": self.peer, "api": head.api_key})
+            if not ask.answered:
+                ask.error(ErrorCode.UNKNOWN_SERVER_ERROR)
+
+    def _cut(self, why: str) -> None:
+        self.realm.counters.errors += 1
+        self.realm.say("kafka connection cut: %s", why, self)
+        self.closing = True
+        self._wire.wake()
+
+    def busy(self, busy: bool) -> None:
+        """While a password is checked, what follows waits."""
+        self._busy = busy
+        self._regulate()
+        while self._later and not self._busy and not self.closing:
+            self.received(self._later.popleft())
+
+    # -- answers -------------------------------------------------------------------------------------
+
+    def answered(self) -> None:
+        """An answer is there; it goes out when those before it have."""
+        asks = self._asks
+        while asks and asks[0].answered:
+            self._out.extend(asks.popleft().out)
+        if self._out:
+            self._wire.wake()
+        self._regulate()
+
+    def take_out(self) -> list[bytes | memoryview]:
+        """What is to be written now."""
+        out, self._out = self._out, []
+        self.realm.counters.bytes_out += sum(map(len, out))
+        return out
+
+    def backed_up(self, paused: bool) -> None:
+        """The peer does not read what was written; or it does again."""
+        self._paused = paused
+        self._regulate()
+
+    def _regulate(self) -> None:
+        """A connection is read while it may add to what is under way."""
+        realm = self.realm
+        self._wire.hold(
+            self._paused
+            or self._busy
+            or len(self._asks) >= realm.settings.asks_max
+            or self._unsafe_bytes > realm.core.settings.uncommitted_session_bytes_max
+            or (self._unsafe_bytes > 0 and realm.broker.saturated)
+        )
+
+    # -- publishing ----------------------------------------------------------------------------------
+
+    def route(self, name: str) -> Route | Refusal:
+        """The way into a channel, judged once and remembered."""
+        route = self._routes.get(name)
+        if route is not None and route.valid:
+            return route
+        answer = self.realm.broker.route(self, name)
+        if isinstance(answer, Refusal):
+            self._routes.pop(name, None)
+            return answer
+        if len(self._routes) >= ROUTES_MAX:
+            self._routes.clear()
+        self._routes[name] = answer
+        return answer
+
+    def when_safe(self, ticket: Ticket, size: int, then: Then) -> None:
+        """Calls ``then`` when a ticket of ours is committed or refused; ``size`` bytes wait for it."""
+        self._unsafe_bytes += size
+
+        def settled(refusal: Refusal | None) -> None:
+            self._unsafe_bytes -= size
+            then(refusal)
+
+        self._waiting.setdefault(ticket, []).append(settled)
+
+    # -- the broker's side ---------------------------------------------------------------------------
+
+    def deliver(self, feed: Feed, message: Message) -> bool:
+        """A Kafka client fetches; nothing is pushed to it."""
+        return False
+
+    def lost(self, feed: Feed, count: int) -> None:
+        """It has no feeds."""
+
+    def committed(self, ticket: Ticket) -> None:
+        """Produce requests up to this ticket are safe."""
+        for t in sorted(t for t in self._waiting if t <= ticket):
+            for then in self._waiting.pop(t):
+                then(None)
+
+    def refused(self, ticket: Ticket, refusal: Refusal) -> None:
+        """Produce requests of this ticket have failed."""
+        for then in self._waiting.pop(ticket, ()):
+            then(refusal)
+
+    def close(self, refusal: Refusal) -> None:
+        """The mesh ends the connection. Kafka has no word for it: what is answered goes out, then it closes."""
+        self.closing = True
+        self._wire.wake()
+
+    def gone(self) -> None:
+        """The connection is closed."""
+        self.closing = True
+        for ask in self._asks:
+            if ask.on_gone is not None:
+                ask.on_gone()
+        self._asks.clear()
+        self._later.clear()
+        self._waiting.clear()
+        if self.admitted:
+            self.realm.broker.detach(self)
