@@ -105,7 +105,8 @@ class ColdReader:
             if place is None:
                 continue
             lane: list[Entry] = []
-            last = 0
+            # If it was freed since, nothing of it is left below ``end``.
+            last = end - 1
             for found, record in self._records(number, place.offset, share):
                 last = found.last_position
                 lane += [message for message in self._unpack(record) if position_after(message) > position]

@@ -111,22 +111,25 @@ def pack_frame(
     frame.releases = releases
     parts: list[bytes] = []
     at = FRAME_HEAD_BYTES
-    for batch, record in chain.from_iterable(map(pack_entries, by_channel.values())):
+    for batch, pieces in chain.from_iterable(map(pack_entries, by_channel.values())):
         frame.end_position = max(frame.end_position, batch.last_position + 1)
         batch.start = at + _ENTRY.size
-        parts.append(_ENTRY.pack(_BATCH, _ENTRY_VERSION, 0, len(record)))
-        parts.append(record)
-        at += _ENTRY.size + len(record)
+        parts.append(_ENTRY.pack(_BATCH, _ENTRY_VERSION, 0, batch.length))
+        parts += pieces
+        at += _ENTRY.size + batch.length
         frame.batches.append(batch)
     for what, content in ((_ROWS, rows), (_RELEASES, releases)):
         if content:
             packed = _encoder.encode(content)
             parts.append(_ENTRY.pack(what, _ENTRY_VERSION, 0, len(packed)))
             parts.append(packed)
-    body = b"".join(parts)
-    frame.length = FRAME_HEAD_BYTES + len(body)
-    head = _FRAME.pack(_FRAME_MAGIC, salt, len(body), commit, first_position, frame.end_position)
-    return frame, b"".join((head, _CRC.pack(crc32c(body, crc32c(head))), body))
+            at += _ENTRY.size + len(packed)
+    frame.length = at
+    head = _FRAME.pack(_FRAME_MAGIC, salt, at - FRAME_HEAD_BYTES, commit, first_position, frame.end_position)
+    check = crc32c(head)
+    for part in parts:
+        check = crc32c(part, check)
+    return frame, b"".join((head, _CRC.pack(check), *parts))
 
 
 def frame_length(head: bytes, salt: bytes) -> int | None:

@@ -66,6 +66,9 @@ class _StoredMessage(msgspec.Struct, array_like=True, frozen=True):
     envelope: _StoredEnvelope | None = None
 
 
+Pieces = tuple[bytes, bytes]
+"""A record that is yet to be joined; the second may be empty."""
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(list[_StoredMessage])
 
@@ -104,32 +107,35 @@ class Batch:
         self.length = 0
 
 
-def pack_batch(messages: Sequence[Message]) -> tuple[Batch, bytes]:
-    """The record of a run of messages of one channel. Raises ``TypeError`` or ``ValueError`` if it cannot be stored."""
-    first, last = messages[0], messages[-1]
-    batch = Batch(first.number, first.offset, last.offset, first.position, last.position, len(messages))
-    batch.name = first.name.encode()
-    batch.weight = sum(map(weight, messages))
-    record = _seal(batch, _encoder.encode([_message_row(message) for message in messages]))
-    return batch, record
+def pack_entries(entries: Sequence[Entry]) -> Iterator[tuple[Batch, Pieces]]:
+    """The records of a channel's entries of one commit, in order: a bundle is one, a run of messages another.
 
-
-def pack_entries(entries: Sequence[Entry]) -> Iterator[tuple[Batch, bytes]]:
-    """The records of a channel's entries of one commit, in order: a bundle is one, a run of messages another."""
+    In pieces, so that a bundle's body is first copied where the whole commit is put together.
+    """
     for bundled, run in groupby(entries, key=_is_bundle):
         if bundled:
             for entry in run:
                 assert isinstance(entry, Bundle)
                 yield _pack_bundle(entry)
         else:
-            yield pack_batch([entry for entry in run if isinstance(entry, Message)])
+            yield _pack_messages([entry for entry in run if isinstance(entry, Message)])
 
 
 def _is_bundle(entry: Entry) -> bool:
     return isinstance(entry, Bundle)
 
 
-def _pack_bundle(bundle: Bundle) -> tuple[Batch, bytes]:
+def _pack_messages(messages: Sequence[Message]) -> tuple[Batch, Pieces]:
+    """The record of a run of messages. Raises ``TypeError`` or ``ValueError`` if one cannot be stored."""
+    first, last = messages[0], messages[-1]
+    batch = Batch(first.number, first.offset, last.offset, first.position, last.position, len(messages))
+    batch.name = first.name.encode()
+    batch.weight = sum(map(weight, messages))
+    return batch, _seal(batch, _encoder.encode([_message_row(message) for message in messages]))
+
+
+def _pack_bundle(bundle: Bundle) -> tuple[Batch, Pieces]:
+    assert bundle.kind != KIND_NATIVE, "a bundle of the kind that messages are"
     last = bundle.count - 1
     batch = Batch(
         bundle.number, bundle.offset, bundle.offset + last, bundle.position, bundle.position + last, bundle.count
@@ -152,7 +158,7 @@ def merge(parts: Sequence[tuple[Batch, bytes]]) -> tuple[Batch, bytes]:
         batch.count += part.count
         batch.weight += part.weight
         bodies.append(_items(record[HEAD_BYTES + len(part.name) :]))
-    return batch, _seal(batch, _ARRAY32 + struct.pack(">I", batch.count) + b"".join(bodies))
+    return batch, b"".join(_seal(batch, _ARRAY32 + struct.pack(">I", batch.count) + b"".join(bodies)))
 
 
 def batch_at(content: bytes, start: int, length: int) -> Batch:
@@ -201,7 +207,8 @@ def _bundle(batch: Batch, record: bytes) -> Bundle:
     return bundle
 
 
-def _seal(batch: Batch, *body: bytes) -> bytes:
+def _seal(batch: Batch, start: bytes, body: bytes = b"") -> Pieces:
+    """The record's pieces: head, name and ``start`` of the body in one, then the rest of it as it is."""
     head = _HEAD.pack(
         BATCH_VERSION,
         batch.kind,
@@ -213,11 +220,11 @@ def _seal(batch: Batch, *body: bytes) -> bytes:
         batch.first_position,
         batch.last_position,
     )
-    batch.length = HEAD_BYTES + len(batch.name) + sum(map(len, body))
-    check = crc32c(batch.name, crc32c(_WEIGHT.pack(batch.weight), crc32c(head)))
-    for part in body:
-        check = crc32c(part, check)
-    return b"".join((head, _TAIL.pack(batch.weight, check), batch.name, *body))
+    batch.length = HEAD_BYTES + len(batch.name) + len(start) + len(body)
+    check = crc32c(start, crc32c(batch.name, crc32c(_WEIGHT.pack(batch.weight), crc32c(head))))
+    if body:
+        check = crc32c(body, check)
+    return b"".join((head, _TAIL.pack(batch.weight, check), batch.name, start)), body
 
 
 def _checksum(record: bytes) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from log_bench import FULL, Opened, facts, said
+from log_bench import FULL, Opened, bundled, facts, said
 
 from dragoman.broker.clock import ManualClock
 from dragoman.broker.log import upkeep
@@ -22,8 +22,9 @@ from dragoman.broker.log.frames import pack_frame
 from dragoman.broker.log.hot import HotTail, Lane
 from dragoman.broker.log.settings import LogSettings
 from dragoman.broker.log.store import Store
+from dragoman.broker.log.stored import KIND_KAFKA, KIND_NATIVE, batch_at, unpack_batch
 from dragoman.broker.log.weight import weight
-from dragoman.routing.message import Message
+from dragoman.routing.message import Entry, Message, end_of
 
 
 def settings_for(folder: Path) -> LogSettings:
@@ -424,6 +425,50 @@ def test_a_batch_released_in_part_counts_for_the_rest_even_when_settled(tmp_path
         assert dict(log._store.lanes())[1][2] == 0
 
     play(settings, scene)
+
+
+def test_settling_merges_messages_around_bundles_and_leaves_those_as_they_are(tmp_path: Path) -> None:
+    settings = replace(settings_for(tmp_path), segment_bytes=1 << 20, hot_bytes=1)
+    given: list[Entry] = []
+
+    async def write(opened: Opened, log: DiskLog) -> None:
+        offset = 0
+        for turn in range(40):
+            entry: Entry = said(1, offset, b"m%d" % turn)
+            if turn % 8 == 4:
+                entry = bundled(1, offset, 3, b"\xdd%d" % turn * 200, sender="me")
+            offset = end_of(entry)
+            opened.append(entry)
+            given.append(entry)
+            await log.committed()
+
+    async def settle(opened: Opened, log: DiskLog) -> None:
+        log._background.mover._settings = replace(settings, journal_bytes_max=0)
+        log._background.more = True
+        await log.idle()
+        heads = [batch_at(record, 0, len(record)) for record in log._store.settled_records()]
+        kinds = [(head.kind, head.count) for head in heads]
+        assert kinds == [(KIND_NATIVE, 4), *[(KIND_KAFKA, 3), (KIND_NATIVE, 7)] * 4, (KIND_KAFKA, 3), (KIND_NATIVE, 3)]
+        assert [facts(entry) for entry in await opened.all_of(1, 0, 100)] == [facts(entry) for entry in given]
+        assert [facts(entry) for entry in await opened.all_in_order(1, 100)] == [facts(entry) for entry in given]
+        log.release(1, 5)
+
+    async def look(opened: Opened, log: DiskLog) -> None:
+        await log.idle()
+        assert log.bounds(1)[0] == 5
+        assert [facts(entry) for entry in await opened.all_of(1)] == [facts(entry) for entry in given[4:]]
+        first = next(log._store.settled_records())
+        assert [facts(entry) for entry in unpack_batch(first)] == [facts(given[4])]
+        log.release(1, 7)
+        await log.idle()
+        assert unpack_batch(next(log._store.settled_records()))[0].offset == 7
+
+    play(settings, write)
+    play(settings, settle)
+    play(settings, look)
+    upkeep.compact(settings)
+    upkeep.backup_folder(settings, tmp_path / "copy")
+    assert upkeep.verify(replace(settings, folder=tmp_path / "copy")) == []
 
 
 def test_a_frame_read_before_it_was_settled_is_not_taken_for_its_region(tmp_path: Path) -> None:

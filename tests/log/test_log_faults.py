@@ -18,7 +18,7 @@ from dragoman.broker.clock import ManualClock
 from dragoman.broker.log.contract import LogError, Table
 from dragoman.broker.log.disk_log import DiskLog
 from dragoman.broker.log.settings import LogSettings
-from dragoman.routing.message import Entry, end_of
+from dragoman.routing.message import Bundle, Entry, end_of
 from dragoman.routing.refusals import Reason, Refusal
 
 
@@ -227,7 +227,9 @@ def read_all(folder: Path, medium: Medium) -> list[tuple[int, int, bytes | None]
     async def main() -> list[tuple[int, int, bytes | None]]:
         log = DiskLog(settings_for(folder), ManualClock(), FaultDisk(folder, medium))
         opened = Opened(log)
-        found = [(m.number, m.offset, m.payload) for m in await opened.all_in_order()]
+        found = [
+            (m.number, m.offset, m.body if isinstance(m, Bundle) else m.payload) for m in await opened.all_in_order()
+        ]
         await log.close()
         return found
 
@@ -256,6 +258,8 @@ def test_the_last_frame_torn_at_every_byte_is_cut_off(tmp_path: Path) -> None:
     async def second() -> None:
         opened = Opened(DiskLog(settings_for(tmp_path), ManualClock(), FaultDisk(tmp_path, medium)))
         opened.append(said(1, 1, b"second"))
+        opened.append(bundled(1, 2, 3, b"bundle", sender="me"))
+        opened.append(said(1, 5, b"last"))
         await opened.log.committed()  # type: ignore[attr-defined]
         opened.log.halt()  # type: ignore[attr-defined]
 
@@ -271,7 +275,8 @@ def test_the_last_frame_torn_at_every_byte_is_cut_off(tmp_path: Path) -> None:
         torn.seen[name].seen = bytearray(whole[:size])
         assert read_all(tmp_path, torn) == [(1, 0, b"first")], size
     (tmp_path / "state.lmdb").write_bytes(state)
-    assert read_all(tmp_path, copy_of(medium)) == [(1, 0, b"first"), (1, 1, b"second")]
+    whole_commit = [(1, 1, b"second"), (1, 2, b"bundle"), (1, 5, b"last")]
+    assert read_all(tmp_path, copy_of(medium)) == [(1, 0, b"first"), *whole_commit]
 
 
 def rotten(tmp_path: Path, change: Callable[[bytearray], None]) -> None:
@@ -429,6 +434,38 @@ def test_no_space_refuses_what_waits_as_well_and_later_works_again(tmp_path: Pat
         opened.append(said(1, 0, b"small"))
         await log.idle()
         assert [m.payload for m in await opened.all_of(1)] == [b"small"]
+        await log.close()
+
+    asyncio.run(main())
+
+
+def test_the_offsets_of_a_refused_bundle_are_free_again(tmp_path: Path) -> None:
+    medium = Medium()
+    disk = FaultDisk(tmp_path, medium)
+
+    async def main() -> None:
+        log = DiskLog(settings_for(tmp_path), ManualClock(), disk)
+        opened = Opened(log)
+        opened.append(bundled(1, 0, 3))
+        await log.idle()
+        disk._fail_at, disk._code, disk._part = disk.calls + 1, errno.ENOSPC, 0.5
+        ticket = opened.append(bundled(1, 3, 4))
+        assert opened.append(said(1, 7)) == opened.append(bundled(2, 0, 5)) == ticket
+        await log.committed()
+        assert opened.refused[ticket].reason is Reason.STORAGE_FULL
+        assert (log.bounds(1), log.bounds(2), log.end()) == ((0, 3), (0, 0), 4)
+        assert await opened.all_in_order(4) == []
+        for _ in range(3):
+            await asyncio.sleep(0)
+        again = [said(1, 3), bundled(1, 4, 2), bundled(2, 0, 5)]
+        for entry in again:
+            opened.append(entry)
+        await log.idle()
+        assert [facts(entry) for entry in await opened.all_in_order(4)] == [facts(entry) for entry in again]
+        assert (log.bounds(1), log.bounds(2)) == ((0, 6), (0, 5))
+        log.halt()
+        log = DiskLog(settings_for(tmp_path), ManualClock(), FaultDisk(tmp_path, medium))
+        assert [facts(entry) for entry in await Opened(log).all_in_order(4)] == [facts(entry) for entry in again]
         await log.close()
 
     asyncio.run(main())
