@@ -73,7 +73,8 @@ class Groups:
         self._clock = broker.clock
         self._timers = broker.timers
         self._when_safe = broker.when_safe
-        self._shop = Shop(broker.clock, broker.timers, settings, self._save, broker.when_safe)
+        self._stopped = False
+        self._shop = Shop(broker.clock, broker.timers, settings, self._save, self._while_running)
         self._groups: dict[str, Group] = {}
         self._offsets: dict[str, Offsets] = {}
         self._load()
@@ -218,6 +219,7 @@ class Groups:
 
     def stop(self) -> None:
         """Tells everybody who waits. Groups go on after the restart."""
+        self._stopped = True
         for group in self._groups.values():
             group.stop()
 
@@ -275,6 +277,10 @@ class Groups:
         group = self._groups[name] = Group(self._shop, name, owner)
         return group
 
+    def _while_running(self, ticket: Ticket, then: Callable[[Refusal | None], None]) -> None:
+        # What the last commit makes safe is for the next process: in this one nobody waits, and no timer may be set.
+        self._when_safe(ticket, lambda refusal: None if self._stopped else then(refusal))
+
     def _save(self, row: GroupRow) -> Ticket:
         return self._log.put(Table.COORDINATED, group_key(row.name), encode_row(row))
 
@@ -298,12 +304,8 @@ class Groups:
             offsets = self._offsets.get(group.name)
             looked += 1 + (len(offsets) if offsets is not None else 0)
             if offsets is not None:
-                empty_since = group.since_ms if group.protocol_type is not None else 0
-                offsets.expire(
-                    now_ms,
-                    self.settings.offsets_retention_ms,
-                    empty_since if group.state is State.EMPTY else None,
-                )
+                since_ms = group.since_ms if group.state is State.EMPTY else None
+                offsets.expire(now_ms, self.settings.offsets_retention_ms, since_ms)
                 if not len(offsets):
                     del self._offsets[group.name]
             idle = group.unused and group.since_ms + self.settings.sweep_ms <= now_ms

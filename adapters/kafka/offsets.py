@@ -106,8 +106,8 @@ class Offsets:
     def expire(self, now_ms: int, retention_ms: int, since_ms: int | None) -> int:
         """Forgets what nobody has needed for too long; how many.
 
-        ``since_ms`` is since when the group has been without members: None while it has some, which keeps all but
-        what its client has limited; 0 if it never had any, so that each commit's own age counts.
+        ``since_ms`` is since when the group has been without members; None while it has some, which keeps all but
+        what its client has limited.
         """
         old = [
             place

@@ -339,6 +339,17 @@ def test_a_parked_join_whose_connection_ended_counts_until_its_session_is_over()
     assert again.waits, "nobody is there to be answered"
 
 
+def test_a_new_member_that_lost_its_connection_and_comes_again_waits_like_any_other() -> None:
+    world = World()
+    world.stable(session_ms=60_000, rebalance_ms=60_000)
+    told = world.join(known_only=True).value.member_id
+    world.join(told, session_ms=200).gone()
+    again = world.join(told, session_ms=200)
+    world.wait(1_000)
+    assert again.waits
+    assert told in world.group.roster.members
+
+
 def test_a_join_whose_connection_ended_still_takes_part() -> None:
     world = World()
     leader, follower = world.stable(2)

@@ -132,6 +132,15 @@ def test_an_offset_deleted_while_it_is_on_its_way_stays_deleted() -> None:
     assert world.crashed().offset() is None
 
 
+def test_an_offset_committed_after_its_topic_was_made_anew_is_the_new_one() -> None:
+    world = World(slow=True)
+    world.commit_offset(1)
+    world.groups.on_topic_deleted("orders")
+    world.commit_offset(2)
+    world.commit()
+    assert world.offset() == world.crashed().offset() == 2
+
+
 def test_nobody_hears_of_a_generation_before_the_log_has_it() -> None:
     world = World(slow=True)
     join = world.join()
@@ -195,6 +204,19 @@ def test_shares_that_cannot_be_written_are_not_given() -> None:
     assert again.value.generation == 2
 
 
+def test_shares_brought_twice_are_those_that_are_being_written() -> None:
+    world = World(slow=True)
+    join = world.join()
+    world.wait(100)
+    world.commit()
+    me = join.value.member_id
+    first, second = world.sync(me, 1, {me: b"1"}), world.sync(me, 1, {me: b"2"})
+    assert first.error is ErrorCode.REBALANCE_IN_PROGRESS
+    world.commit()
+    assert second.value.assignment == b"1"
+    assert world.crashed().sync(me, 1).value.assignment == b"1"
+
+
 def test_shares_overtaken_by_a_rebalance_are_not_given() -> None:
     world = World(slow=True)
     join = world.join()
@@ -250,6 +272,15 @@ def test_a_static_member_that_returns_twice_at_once_is_the_later_one() -> None:
     assert gone.waits
     assert world.state is State.STABLE
     assert not world.group.roster.static["a"].joined
+
+
+def test_a_static_leader_that_returns_twice_at_once_is_answered_as_it_asked_last() -> None:
+    world = World(slow=True)
+    slow_static(world)
+    world.join("", "a", can_skip=False)
+    second = world.join("", "a", can_skip=True)
+    world.commit()
+    assert second.value.skip_assignment
 
 
 def test_a_static_member_on_its_way_back_takes_part_in_a_rebalance() -> None:
@@ -347,6 +378,17 @@ def test_stopping_tells_all_who_wait() -> None:
     assert waiting.error is ErrorCode.COORDINATOR_NOT_AVAILABLE
 
 
+def test_what_is_written_last_is_for_the_next_process_alone() -> None:
+    world = World(slow=True)
+    join = world.join()
+    world.wait(100)
+    world.groups.stop()
+    assert join.error is ErrorCode.COORDINATOR_NOT_AVAILABLE
+    world.mesh.end_commit()
+    assert len(world.mesh.timers) == 1, "the sweep's, which the broker stops"
+    assert world.crashed().group.generation == 1
+
+
 def test_positions_of_no_group_are_cleared_away_but_not_those_of_other_kinds() -> None:
     world = World()
     world.commit_offset(1)
@@ -405,6 +447,26 @@ def test_a_client_may_say_how_long_its_offset_holds() -> None:
     world.commit_offset(1, expires_ms=world.clock.now_ms() + DAY_MS)
     world.wait(DAY_MS + 600_000)
     assert world.groups.find("g") is None
+
+
+def test_an_old_offset_that_is_being_renewed_is_kept() -> None:
+    world = World(slow=True)
+    world.commit_offset(1)
+    world.commit()
+    world.wait(WEEK_MS - 1_000)
+    world.commit_offset(2)
+    world.wait(700_000)
+    world.commit()
+    assert world.offset() == world.crashed().offset() == 2
+
+
+def test_a_group_that_has_just_become_empty_stays_for_a_while() -> None:
+    world = World()
+    [member] = world.stable(session_ms=1_000_000)
+    world.wait(590_000)
+    world.leave(member.member_id)
+    world.wait(20_000)
+    assert world.group.generation == 2
 
 
 def test_an_empty_group_without_offsets_goes_soon() -> None:
@@ -513,3 +575,9 @@ def test_a_report_shows_who_is_there_and_how_far_they_are() -> None:
         leader.member_id: ("meter", "10.0.0.1", True, len(leader.member_id)),
         follower.member_id: ("meter", "10.0.0.1", False, len(follower.member_id)),
     }
+    world.join(follower.member_id)
+    world.join(leader.member_id)
+    world.join(follower.member_id)
+    [report] = world.groups.report()
+    assert report.state == "CompletingRebalance"
+    assert {m.assignment_bytes for m in report.members} == {0}, "shares of an old generation are nobody's"

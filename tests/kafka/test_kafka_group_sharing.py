@@ -162,6 +162,21 @@ def test_a_sync_repeated_on_another_connection_takes_the_place_of_the_first() ->
     assert second.error is OK
 
 
+def test_who_is_sent_back_from_its_wait_has_a_whole_session_to_come_again() -> None:
+    world = World()
+    leader, follower = two_joined(world, session_ms=1_000, rebalance_ms=60_000)
+    waiting = world.sync(follower.member_id, 1)
+    for _ in range(2):
+        world.wait(995)
+        world.heartbeat(leader.member_id, 1)
+    world.join(leader.member_id, protocols=[("range", b"other")], rebalance_ms=60_000)
+    assert waiting.error is ErrorCode.REBALANCE_IN_PROGRESS
+    world.wait(999)
+    assert follower.member_id in world.group.roster.members
+    world.wait(1)
+    assert follower.member_id not in world.group.roster.members
+
+
 # -- showing life ----------------------------------------------------------------------------------
 
 
@@ -385,6 +400,18 @@ def test_a_static_member_that_returns_while_shares_are_awaited_sends_all_back() 
     assert back.waits
     world.join(joins[0].value.member_id, "a")
     assert back.value.generation == 2
+
+
+def test_a_static_member_that_returns_and_does_not_ask_for_its_share_is_dropped() -> None:
+    world = World()
+    joins = [world.join("", "a", session_ms=60_000), world.join("", "b", session_ms=60_000)]
+    world.wait(200)
+    leader = joins[0].value
+    world.sync(leader.member_id, 1, {}, "a")
+    back = world.join("", "b", session_ms=60_000)
+    assert back.value.generation == 1
+    world.wait(3_000)
+    assert list(world.group.roster.static) == ["a"]
 
 
 def test_a_static_member_that_returns_while_its_join_waits_fences_that() -> None:
