@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 CONNECT_S: Final = 10.0
 """For a TCP connection, and for each answer but that of a tool."""
 
-REFRESH_S: Final = 30.0
+REFRESH_S: Final = 15.0
 """Tools are listed again at least so often: how a server that went silently is noticed."""
 
 EVENT_BYTES_MAX: Final = 32 << 20

@@ -77,10 +77,10 @@ def answer_of(result: CallToolResult, bytes_max: int) -> Answer:
     return answer
 
 
-def part_of(progress: float, total: float | None, message: str | None) -> tuple[bytes, str]:
+def part_of(progress: float, total: float | None, message: str | None) -> tuple[bytes, str | None]:
     """A report of progress as a part of an answer: its message, or the numbers if it has none."""
     if message is not None:
-        return message.encode(errors="replace"), "text/plain"
+        return message.encode(errors="replace"), None
     told = {"progress": progress} if total is None else {"progress": progress, "total": total}
     return json.dumps(told).encode(), JSON_TYPE
 
@@ -110,14 +110,15 @@ def _single(block: ContentBlock) -> Answer | None:
     """The answer one block is; None if it is only a pointer to one."""
     match block.type:
         case "text":
-            return Answer(block.text.encode(errors="replace"), "text/plain")
+            # MCP does not say what a text is, and it often is JSON.
+            return Answer(block.text.encode(errors="replace"))
         case "image" | "audio":
             return _decoded(block.data, block.mime_type)
         case "resource":
             held = block.resource
             text = getattr(held, "text", None)
             if text is not None:
-                return Answer(text.encode(errors="replace"), held.mime_type or "text/plain")
+                return Answer(text.encode(errors="replace"), held.mime_type)
             return _decoded(getattr(held, "blob", ""), held.mime_type)
     return None
 

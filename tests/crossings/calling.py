@@ -375,12 +375,13 @@ Callers = dict[str, Caller]
 Servers = dict[str, Server]
 
 
-def start(mesh: MeshProcess) -> tuple[Callers, Servers]:
-    """Everybody."""
+def skills(server: str) -> list[str]:
+    """What a server serves."""
+    return [f"{skill}_{server}" for skill in ("do", *dict.fromkeys(SKILLS.values()))]
 
-    def skills(server: str) -> list[str]:
-        return [f"{skill}_{server}" for skill in ("do", *dict.fromkeys(SKILLS.values()))]
 
+def start(mesh: MeshProcess, outside: Server) -> tuple[Callers, Servers]:
+    """Everybody. ``outside`` is the MCP server that the mesh has a link to."""
     callers: Callers = {
         "mqtt3": MqttCaller(mesh, "ask-mqtt3", 4),
         "mqtt5": MqttCaller(mesh, "ask-mqtt5", 5),
@@ -391,5 +392,6 @@ def start(mesh: MeshProcess) -> tuple[Callers, Servers]:
         "mqtt3": MqttServer(mesh, "serve-mqtt3", 4, skills("mqtt3")),
         "mqtt5": MqttServer(mesh, "serve-mqtt5", 5, skills("mqtt5")),
         "http": HttpServer(mesh, "serve-http", skills("http")),
+        "mcp": outside,
     }
     return callers, servers

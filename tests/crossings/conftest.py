@@ -8,11 +8,20 @@ import pytest
 
 from dragoman.adapters.serving.credentials import token_digest
 from tests.clients.mesh import MeshProcess
+from tests.crossings.calling import skills
+from tests.crossings.outside import McpServer
 from tests.crossings.peers import TOKEN, USER, Peers
 
-AGENTS = [f"{role}-{protocol}" for role in ("say", "see", "ask", "serve") for protocol in ("http", "mcp")]
+AGENTS = [f"{role}-{protocol}" for role in ("say", "see", "ask") for protocol in ("http", "mcp")] + ["serve-http"]
+"""Of the user. ``serve-mcp`` is the link's."""
 
 CONFIG = f"""
+[[links]]
+name = "outside"
+kind = "mcp"
+agent = "serve-mcp"
+address = "ADDRESS"
+
 [[login.users]]
 name = "{USER}"
 tokens = ["{token_digest(TOKEN)}"]
@@ -21,6 +30,14 @@ agents = {AGENTS}
 
 
 @pytest.fixture(scope="session")
-def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
-    with MeshProcess(tmp_path_factory.mktemp("crossings"), CONFIG, memory=True) as mesh, Peers(mesh) as found:
+def outside() -> Iterator[McpServer]:
+    server = McpServer(skills("mcp"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def peers(tmp_path_factory: pytest.TempPathFactory, outside: McpServer) -> Iterator[Peers]:
+    config = CONFIG.replace("ADDRESS", outside.url)
+    with MeshProcess(tmp_path_factory.mktemp("crossings"), config, memory=True) as mesh, Peers(mesh) as found:
         yield found

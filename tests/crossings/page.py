@@ -142,7 +142,8 @@ SPECIAL: Final = """
 CALL_NOTE: Final = """
 The caller is named first: MCP → HTTP is an MCP client that calls a skill which an HTTP client serves. A caller that
 cannot say a deadline gets the mesh's (`agents.call_deadline_ms`, or `mcp.call_timeout_s`). An MCP client's own timeout
-ends the request, and so cancels the call.
+ends the request, and so cancels the call. An MCP server is one that the mesh has a link to; a call whose arguments are
+no JSON object is refused before it is asked, and of a report of progress without a message the numbers are the part.
 """
 
 FOOT: Final = """

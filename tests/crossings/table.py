@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 PROTOCOLS: Final = ("mqtt3", "mqtt5", "http", "mcp")
 NAMES: Final = {"mqtt3": "MQTT 3.1.1", "mqtt5": "MQTT 5", "http": "HTTP", "mcp": "MCP"}
 
-SERVERS: Final = ("mqtt3", "mqtt5", "http")
-"""MCP clients only ask: whoever connects to an MCP endpoint is a client."""
+SERVERS: Final = ("mqtt3", "mqtt5", "http", "mcp")
+"""Who connects to the MCP endpoint only asks; an MCP server serves over a link that the mesh opens."""
 
 
 class Spelling(NamedTuple):
@@ -236,7 +236,7 @@ ASKED: Final[dict[str, Row]] = {
         "mqtt3": Spelling("payload of `mesh/call/{agent}/{skill}/{ref}`", "payload on `mesh/serve/{skill}/{call}`"),
         "mqtt5": Spelling("payload of `mesh/call/{agent}/{skill}`", "payload on `mesh/serve/{skill}/{call}`"),
         "http": Spelling("`arguments` of `POST /v1/calls`", "`arguments` of an ask"),
-        "mcp": Spelling("arguments of `tools/call`", ""),
+        "mcp": _same("arguments of `tools/call`"),
     },
     "binary arguments": {
         "mqtt3": PAYLOAD,
@@ -254,7 +254,7 @@ ASKED: Final[dict[str, Row]] = {
         "mqtt3": Spelling("`mesh/me/cancel/{ref}`", "`mesh/me/cancel/{call}`"),
         "mqtt5": Spelling("`mesh/me/cancel/{ref}`, if it called with one", "`mesh/me/cancel/{call}`"),
         "http": Spelling("`DELETE /v1/calls/{call}`", "event `cancel`"),
-        "mcp": Spelling("the end of the request's stream", ""),
+        "mcp": _same("the end of the request's stream; `notifications/cancelled` in a session"),
     },
     "caller": {
         "mqtt3": Spelling("client id", ""),
@@ -276,31 +276,31 @@ ANSWERED: Final[dict[str, Row]] = {
         "mqtt3": Spelling("`mesh/answer/{call}`", "`mesh/me/reply/{ref}`"),
         "mqtt5": Spelling("the Response Topic, `mesh/answer/{call}`", "Response Topic, `mesh-status`: ok"),
         "http": Spelling("`POST /v1/calls/{call}/answer`", "`result`"),
-        "mcp": Spelling("", "text content; structured content for objects"),
+        "mcp": _same("text content; structured content for objects"),
     },
     "binary result": {
         "mqtt3": PAYLOAD,
         "mqtt5": PAYLOAD,
         "http": Spelling("body", "`payload_base64`"),
-        "mcp": Spelling("", "an image, audio or resource block"),
+        "mcp": _same("an image, audio or resource block"),
     },
     "its content type": {
         "mqtt3": NO,
         "mqtt5": _same("Content Type"),
         "http": Spelling("`Content-Type`", "`content_type`"),
-        "mcp": Spelling("", "`mimeType` of the block"),
+        "mcp": _same("`mimeType` of the block"),
     },
     "error": {
         "mqtt3": Spelling("`mesh/answer/{call}/error`", '`{"error": {"code", "message"}}`'),
         "mqtt5": Spelling("`mesh/answer/{call}/error`", "`mesh-status`: error, `mesh-error`: the reason"),
         "http": Spelling("`?error=`", "a problem document"),
-        "mcp": Spelling("", "`isError`"),
+        "mcp": _same("`isError`"),
     },
     "partial answers": {
         "mqtt3": Spelling("`mesh/answer/{call}/part/{n}`", "`mesh/me/reply/{ref}/{n}`"),
         "mqtt5": Spelling("`mesh/answer/{call}/part/{n}`", "Response Topic, `mesh-status`: part"),
         "http": Spelling("`?partial=true`", "events of the call"),
-        "mcp": Spelling("", "progress notifications, if a token was given"),
+        "mcp": Spelling("progress notifications", "progress notifications, if a token was given"),
     },
 }
 """What goes from the server (``says``) to the caller (``shows``)."""
