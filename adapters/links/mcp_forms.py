@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 JSON_TYPE: Final = "application/json"
 
+LINKED_TAG: Final = "mcp"
+LINKED_MARK: Final = "dragoman/linked"
+"""In a tool's ``_meta``: a mesh has it from a link of its own. Such tools stay there, or they would go round."""
+
 SCHEMA_BYTES_MAX: Final = 64 * 1024
 """A tool whose schemas are larger is still a skill, of any arguments."""
 
@@ -39,6 +43,8 @@ def skills_of(tools: Iterable[Tool]) -> tuple[list[Skill], list[str]]:
     skills: dict[str, Skill] = {}
     faults: list[str] = []
     for tool in tools:
+        if (tool.meta or {}).get(LINKED_MARK):
+            continue
         card = parse_card({"name": "x", "skills": [_skill_json(tool)]}, "x")
         if isinstance(card, Refusal):
             faults.append(f"the tool {tool.name[:NAME_CHARS_MAX]!r} is no skill: {card.detail}")
@@ -137,7 +143,7 @@ def _skill_json(tool: Tool) -> dict[str, object]:
         "name": tool.name,
         "title": _plain(tool.title or annotated or "", NAME_CHARS_MAX).replace("\n", " "),
         "description": _plain(tool.description or "", DESCRIPTION_CHARS_MAX),
-        "tags": ["mcp"],
+        "tags": [LINKED_TAG],
     }
     for name, schema in (("inputSchema", tool.input_schema), ("outputSchema", tool.output_schema)):
         if schema is not None and len(json.dumps(schema)) <= SCHEMA_BYTES_MAX:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 AGENT_ARGUMENTS: Final = ("agent", "mesh_agent", "mesh_agent_id")
 """What the argument that chooses the server is called: the first that the skill's own schema does not use."""
 
+LINKED_TAG: Final = "mcp"
+LINKED_MARK: Final = "dragoman/linked"
+"""Says in a tool's ``_meta`` that it is a linked MCP server's, so that meshes linked in a ring do not pass it round."""
+
 NAMES_MAX: Final = 20_000
 """Names remembered; beyond it those of skills nobody offers any more are forgotten."""
 
@@ -157,6 +161,8 @@ class Catalog:
         }
         if skill.title:
             shown["title"] = skill.title
+        if LINKED_TAG in skill.tags:
+            shown["_meta"] = {LINKED_MARK: True}
         if checks.output is not None and skill.output_schema is not None:
             shown["outputSchema"] = {**skill.output_schema, "type": "object"}
         return shown

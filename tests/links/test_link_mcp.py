@@ -9,14 +9,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mcp import Client
 
 from dragoman import Mesh
+from dragoman.adapters.links.mcp_forms import skills_of
 from dragoman.adapters.links.settings import LinkSettings, RouteSettings
+from dragoman.adapters.serving.settings import ListenSettings
 from dragoman.broker.presence import State
 from dragoman.config import Config
 from dragoman.routing.refusals import Reason, RefusedError
+from tests.clients.mesh import ANY_PORT
 from tests.clients.processes import Child
 
+NOWHERE = Config.embedded().listen
 SERVER = Path(__file__).with_name("mcp_server.py")
 BYTES = b"\x89PNG\x00\xff"
 
@@ -47,12 +52,12 @@ def toolbox(request: pytest.FixtureRequest) -> Iterator[Toolbox]:
     box.child.kill()
 
 
-def run(url: str, body: Callable[[Mesh], Awaitable[None]], **more: object) -> None:
+def run(url: str, body: Callable[[Mesh], Awaitable[None]], listen: ListenSettings = NOWHERE, **more: object) -> None:
     """A mesh with one link to an MCP server, called shop."""
     link = LinkSettings(name="shop", kind="mcp", address=url, retry_s_max=0.2, **more)  # type: ignore[arg-type]
 
     async def main() -> None:
-        config = Config(data=":memory:", listen=Config.embedded().listen, links=(link,))
+        config = Config(data=":memory:", listen=listen, links=(link,))
         async with Mesh(config) as mesh, asyncio.timeout(30):
             await body(mesh)
 
@@ -219,6 +224,20 @@ def test_a_token_opens_the_door_and_without_it_the_link_says_why() -> None:
         run(box.url, sorry, password="wrong")
     finally:
         box.child.kill()
+
+
+def test_tools_of_a_linked_server_are_not_passed_on_so_rings_of_meshes_do_not_grow(toolbox: Toolbox) -> None:
+    async def body(mesh: Mesh) -> None:
+        await present(mesh)
+        async with Client(f"http://{mesh.addresses['http']}/mcp", cache=None) as client:
+            tools = (await client.list_tools()).tools
+        names = {tool.name for tool in tools}
+        assert {"do", "text"} < names, "who uses the mesh has them"
+        further, faults = skills_of(tools)
+        assert {skill.name for skill in further} == {name for name in names if name.startswith("mesh_")}
+        assert not faults
+
+    run(toolbox.url, body, ListenSettings(mqtt="off", kafka="off", http=ANY_PORT))
 
 
 def test_a_server_that_is_not_there_is_waited_for() -> None:
