@@ -1,0 +1,1 @@
+"""Kafka: the wire protocol of Apache Kafka 4.x as a broker of one node speaks it."""
