@@ -40,6 +40,11 @@ CORRELATION: Final = "correlation-id"
 EXPIRES: Final = "expires-at"
 """Milliseconds since the epoch. These four are for carriers whose protocol has no field of its own for them."""
 
+RETAIN: Final = "mesh-retain"
+"""Asks that this be the channel's retained value, and says that it was published so: in carriers without a flag for it.
+
+Whoever speaks such a carrier says and hears it himself; a header of that name is escaped here."""
+
 _FIELDS: Final = frozenset((CONTENT_TYPE, REPLY_TO, CORRELATION, EXPIRES))
 
 
@@ -118,7 +123,10 @@ def pairs_of(message: Message, envelope: Envelope) -> list[Header]:
         pairs.append((CORRELATION, envelope.correlation))
     if envelope.expires_ms != NEVER:
         pairs.append((EXPIRES, str(envelope.expires_ms).encode()))
-    pairs += ((ESCAPE + name if name in _FIELDS else escaped(name), value) for name, value in envelope.headers)
+    pairs += (
+        (ESCAPE + name if name in _FIELDS or name == RETAIN else escaped(name), value)
+        for name, value in envelope.headers
+    )
     return pairs + facts_of(message, envelope)
 
 

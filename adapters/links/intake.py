@@ -46,22 +46,23 @@ class Intake:
         self._standing = standing
         self._mesh = mesh
         self._hops_max = hops_max
-        self._source = f"link {standing.name}"
         self._session = InnerSession(principal, sender, settled=self._settled)
         self._waiting: dict[Ticket, list[Done]] = {}
         self._failed: asyncio.Future[Refusal] | None = None
         self._progress = asyncio.Event()
         self._hushed = False
         self.waiting = 0
+        #: takes back the rows put ``beside``, when a commit has failed
+        self.undo: Done | None = None
+        #: the mesh that the outside is, once it has said so
+        self.far = ""
 
     def hush(self) -> None:
         """Takes no more, though it still hears what becomes safe."""
         self._hushed = True
 
     def begin(self) -> asyncio.Future[Refusal]:
-        """A connection begins: what older ones said is acknowledged no more. The future: a commit has failed since."""
-        self._waiting.clear()
-        self.waiting = 0
+        """A connection begins. The future: a commit has failed since."""
         self._failed = asyncio.get_running_loop().create_future()
         return self._failed
 
@@ -70,13 +71,11 @@ class Intake:
         message: Message,
         done: Done,
         *,
-        source: str | None = None,
         beside: Done | None = None,
         most: int = 0,
     ) -> None:
         """Says a message here; ``done`` is called once it is safe, or will never be wanted. Raises HeldError.
 
-        ``source``  names it among all this link ever pulls, so that it is said once
         ``beside``  puts state rows that belong to it into its own commit
         ``most``    waits first until fewer than so many are waiting; 0 = no bound
         """
@@ -90,14 +89,11 @@ class Intake:
         if why is None and self._broker.verbs.owns(message.name):
             why = "link-name"
         if why is not None:
-            self._standing.drop(why)
-            done()
+            self._drop(why, done, beside)
             return
-        message.envelope = further(envelope)
+        message.envelope = further(envelope, self.far)
         first = origin(envelope)
-        dedupe = (self._source, source) if source is not None else None
-        if first is not None:
-            dedupe = ("links", f"{first} {message.name}")
+        dedupe = None if first is None else ("links", f"{first} {message.name}")
         await self._say(message, dedupe, done, beside)
 
     async def _say(self, message: Message, dedupe: tuple[str, str] | None, done: Done, beside: Done | None) -> None:
@@ -109,8 +105,7 @@ class Intake:
             if answer.reason in _NOT_NOW:
                 raise HeldError(answer.detail)
             if answer.reason not in _LATER:
-                self._standing.drop(f"link-{answer.reason.value}")
-                done()
+                self._drop(f"link-{answer.reason.value}", done, beside)
                 return
             await asyncio.sleep(min((answer.retry_after_ms or 100) / 1000, RETRY_S_MAX))
         if self._broker.metrics.duplicates > duplicates:
@@ -125,8 +120,16 @@ class Intake:
         else:
             done()
 
+    def _drop(self, reason: str, done: Done, beside: Done | None) -> None:
+        self._standing.drop(reason)
+        if beside is not None:
+            beside()
+        done()
+
     def _settled(self, ticket: Ticket, refusal: Refusal | None) -> None:
         if refusal is not None:
+            if self.undo is not None:
+                self.undo()
             if self._failed is not None and not self._failed.done():
                 self._failed.set_result(refusal)
             self.waiting -= len(self._waiting.pop(ticket, ()))

@@ -57,6 +57,7 @@ class Link:
         """``mesh``: this mesh's own id, the same for all its links."""
         self.broker = broker
         self.settings = settings
+        self.mesh = mesh
         name = settings.name
         #: who says in the mesh what came by this link, and how it is kept from leaving by it
         self.sender = f"link:{name}"
@@ -91,10 +92,13 @@ class Link:
         self.outlet.open()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"link {self.settings.name}")
 
-    def up(self) -> None:
-        """Told by the outside: messages can go over."""
+    def up(self, far: str = "") -> None:
+        """Told by the outside: messages can go over. ``far``: which mesh it is, if it is one and says so."""
+        if far == self.mesh:
+            raise LinkError("the outside is this very mesh")
         self.standing.up()
-        self.outlet.begin()
+        self.intake.far = far
+        self.outlet.begin(far)
 
     def hush(self) -> None:
         """Takes no more from either side; what is on its way is finished."""
@@ -163,6 +167,8 @@ class Link:
         finally:
             talk.cancel()
             await asyncio.wait((talk,))
+            if not talk.cancelled():
+                talk.exception()  # looked at, also where nobody asks any more
             self.outlet.end()
         return self._why(talk, failed)
 

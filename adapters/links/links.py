@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.links.link import Link, Make
 from dragoman.adapters.links.outlet import forget_cursors
 from dragoman.adapters.links.state import Phase
-from dragoman.broker.log.contract import Table
+from dragoman.broker.identity import mesh_id
 
 if TYPE_CHECKING:
     from dragoman.adapters.links.settings import LinkSettings
     from dragoman.broker.broker import Broker
     from dragoman.broker.metrics import Metrics
 
-MESH: Final = b"mesh"
 DRAIN_S_MAX: Final = 2.0
 """What is on its way when the mesh stops gets so long; what it does not finish is said again after the restart."""
 
@@ -34,7 +32,13 @@ def _mcp() -> Make:
     return McpOutside
 
 
-KINDS: Final[dict[str, Callable[[], Make]]] = {"mcp": _mcp, "mqtt": _mqtt}
+def _nats() -> Make:
+    from dragoman.adapters.links.nats import NatsOutside
+
+    return NatsOutside
+
+
+KINDS: Final[dict[str, Callable[[], Make]]] = {"mcp": _mcp, "mqtt": _mqtt, "nats": _nats}
 """A client library is imported only where a link needs it."""
 
 
@@ -44,7 +48,7 @@ class Links:
 
     def __init__(self, broker: Broker, settings: tuple[LinkSettings, ...]) -> None:
         forget_cursors(broker, {link.name for link in settings})
-        mesh = _mesh_id(broker)
+        mesh = mesh_id(broker.log)
         self._links = [Link(broker, link, mesh, KINDS[link.kind]()) for link in settings]
         self._probe(broker.metrics)
 
@@ -83,12 +87,3 @@ class Links:
             ("connects", "Connections links have made", lambda: sum(s.connects for s in standings)),
         ):
             metrics.probe(f"dragoman_links_{name}", text, read, "counter")
-
-
-def _mesh_id(broker: Broker) -> str:
-    """This mesh's own, for as long as its data lives."""
-    known = broker.log.get(Table.LINKS, MESH)
-    if known is None:
-        known = uuid.uuid4().hex[:16].encode()
-        broker.log.put(Table.LINKS, MESH, known)
-    return known.decode()

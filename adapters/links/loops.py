@@ -1,6 +1,6 @@
 """How a message that goes round is recognised: what it says of the meshes it has been in. Pure.
 
-``mesh-via``     the meshes it left by a link, oldest first, with commas: one that finds itself there takes it no more
+``mesh-via``     the meshes it was in before a link, oldest first, with commas: one that is there does not get it again
 ``mesh-origin``  its first mesh and its id there: whatever ways it comes by, it is taken once for each channel
 ``mesh-hops``    ends of links it passed: the bound for what strips the others
 
@@ -18,9 +18,14 @@ ORIGIN: Final = "mesh-origin"
 ORIGIN_BYTES_MAX: Final = 256
 
 
+def was_in(envelope: Envelope, mesh: str) -> bool:
+    """Whether the message says that it has been in this mesh."""
+    return mesh.encode() in (envelope.header(VIA) or b"").split(b",")
+
+
 def went_round(envelope: Envelope, mesh: str, hops_max: int) -> str | None:
-    """Why a message is not to be taken, as a reason to count; None if it is."""
-    if mesh.encode() in (envelope.header(VIA) or b"").split(b","):
+    """Why a message is not to be taken in, as a reason to count; None if it is."""
+    if was_in(envelope, mesh):
         return "link-loop"
     return "link-hops" if envelope.hops >= hops_max else None
 
@@ -31,20 +36,26 @@ def origin(envelope: Envelope) -> str | None:
     return value.decode("utf-8", "replace") if value and len(value) <= ORIGIN_BYTES_MAX else None
 
 
-def further(envelope: Envelope) -> Envelope:
-    """The envelope of what has come in over a link."""
-    return _copy(envelope, envelope.headers)
+def further(envelope: Envelope, far: str) -> Envelope:
+    """The envelope of what has come in over a link. ``far``: the mesh it comes from; "" if the outside is none."""
+    return _copy(envelope, _through(envelope, far) if far else envelope.headers)
 
 
 def leaving(message: Message, mesh: str) -> Envelope:
     """The envelope of a message that goes out from this mesh over a link."""
     envelope = message.envelope or EMPTY
-    via = envelope.header(VIA)
-    headers = [header for header in envelope.headers if header[0] != VIA]
-    headers.append((VIA, via + b"," + mesh.encode() if via else mesh.encode()))
+    headers = _through(envelope, mesh)
     if envelope.header(ORIGIN) is None and message.number:
-        headers.append((ORIGIN, f"{mesh}/{message.id}".encode()))
-    return _copy(envelope, tuple(headers))
+        headers = (*headers, (ORIGIN, f"{mesh}/{message.id}".encode()))
+    return _copy(envelope, headers)
+
+
+def _through(envelope: Envelope, mesh: str) -> tuple[Header, ...]:
+    if was_in(envelope, mesh):
+        return envelope.headers
+    via = envelope.header(VIA)
+    said = via + b"," + mesh.encode() if via else mesh.encode()
+    return (*(header for header in envelope.headers if header[0] != VIA), (VIA, said))
 
 
 def _copy(envelope: Envelope, headers: tuple[Header, ...]) -> Envelope:

@@ -13,7 +13,6 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
 import aiomqtt
@@ -24,6 +23,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from dragoman.adapters.links.link import LinkError
 from dragoman.adapters.links.mqtt_mapping import blank, message_of, properties_of
+from dragoman.adapters.links.places import InOrder
+from dragoman.broker.identity import MESH_SELF
 from dragoman.broker.log.contract import Table
 from dragoman.broker.rows import Row, decode_row, encode_row
 from dragoman.routing.refusals import Refusal
@@ -54,16 +55,6 @@ class FiltersRow(Row):
     filters: tuple[str, ...] = ()
 
 
-class _Arrival:
-    """A message from outside, until it is acknowledged."""
-
-    __slots__ = ("message", "safe")
-
-    def __init__(self, message: paho.MQTTMessage) -> None:
-        self.message = message
-        self.safe = False
-
-
 @final
 class MqttOutside:
     """Implements ``link.Outside``."""
@@ -82,7 +73,7 @@ class MqttOutside:
             talk = _Conversation(self._link, client)
             async with _connected(client):
                 await self._subscribe(client, talk)
-                self._link.up()
+                self._link.up(talk.far)
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(talk.watch())
                     tasks.create_task(talk.pull())
@@ -98,6 +89,7 @@ class MqttOutside:
         wanted = blank(PacketTypes.CONNECT)
         wanted.SessionExpiryInterval = SESSION_EXPIRY_S
         wanted.ReceiveMaximum = settings.window
+        wanted.RequestResponseInformation = 1  # a mesh then says which it is
         return aiomqtt.Client(
             host,
             port,
@@ -145,8 +137,8 @@ class _Conversation:
         self._link = link
         self._client = client
         self._paho = client._client
-        self._arrivals: deque[_Arrival] = deque()
-        self._unacknowledged: deque[_Arrival] = deque()
+        self._arrivals: deque[tuple[paho.MQTTMessage, Callable[[], None]]] = deque()
+        self._acks: InOrder[int] = InOrder(lambda mid: self._paho.ack(mid, 1))
         self._news = asyncio.Event()
         self._sent: dict[int, Leaving] = {}
         self._room = asyncio.Event()
@@ -157,6 +149,8 @@ class _Conversation:
         self._refused = asyncio.get_running_loop().create_future()
         #: whether the outside tells which subscription a message is for
         self.identifiers = True
+        #: the outside's own id, if it is a mesh
+        self.far = ""
         told: Callable[..., None] | None = self._paho.on_connect
         assert told is not None, "aiomqtt listens for the CONNACK"
 
@@ -175,6 +169,7 @@ class _Conversation:
         self._qos = min(self._qos, getattr(said, "MaximumQoS", 1))
         self._retains = bool(getattr(said, "RetainAvailable", 1))
         self._packet_max = getattr(said, "MaximumPacketSize", 0)
+        self.far = dict(getattr(said, "UserProperty", ())).get(MESH_SELF, "")
         self.identifiers = bool(getattr(said, "SubscriptionIdentifierAvailable", 1))
 
     async def watch(self) -> None:
@@ -186,22 +181,20 @@ class _Conversation:
             gone.cancel()
         if self._refused.done():
             raise LinkError(self._refused.result())
-        gone.result()
-        raise AssertionError("messages come another way")
+        error = gone.exception()
+        assert error is not None, "messages come another way"
+        raise LinkError(f"the connection ended: {error.__cause__ or error}")
 
     # -- in --------------------------------------------------------------------------------------------
 
     def _arrived(self, message: paho.MQTTMessage) -> None:
-        arrival = _Arrival(message)
         if message.qos == 0 and len(self._arrivals) >= ARRIVALS_MAX:
             self._link.standing.drop("link-overrun")
             return
         if len(self._arrivals) > ARRIVALS_MAX + self._link.settings.window:
             self._refuse("the outside sends more unacknowledged messages than it was allowed to")
             return
-        if message.qos:
-            self._unacknowledged.append(arrival)
-        self._arrivals.append(arrival)
+        self._arrivals.append((message, self._acks.enter(message.mid) if message.qos else _nothing))
         self._news.set()
 
     async def pull(self) -> None:
@@ -211,13 +204,12 @@ class _Conversation:
             while not self._arrivals:
                 self._news.clear()
                 await self._news.wait()
-            arrival = self._arrivals.popleft()
-            name = self._name(arrival.message)
+            said, done = self._arrivals.popleft()
+            name = self._name(said)
             if name is None:
-                self._safe(arrival)
+                done()
                 continue
-            message = message_of(arrival.message, name, link.broker.clock.now_ms())
-            await link.intake.take(message, partial(self._safe, arrival))
+            await link.intake.take(message_of(said, name, link.broker.clock.now_ms()), done)
 
     def _name(self, message: paho.MQTTMessage) -> str | None:
         """What it is called here; None if it is not for here. The first route that matches decides.
@@ -236,13 +228,6 @@ class _Conversation:
             return name
         self._link.standing.drop("link-name")
         return None
-
-    def _safe(self, arrival: _Arrival) -> None:
-        arrival.safe = True
-        waiting = self._unacknowledged
-        while waiting and waiting[0].safe:
-            message = waiting.popleft().message
-            self._paho.ack(message.mid, message.qos)
 
     # -- out -------------------------------------------------------------------------------------------
 
@@ -291,6 +276,10 @@ class _Conversation:
     def _refuse(self, why: str) -> None:
         if not self._refused.done():
             self._refused.set_result(why)
+
+
+def _nothing() -> None:
+    """A message at QoS 0 is not acknowledged."""
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.adapters.links.loops import leaving
+from dragoman.adapters.links.loops import leaving, was_in
 from dragoman.broker.log.contract import Table
 from dragoman.routing.message import Envelope, Message
 from dragoman.routing.refusals import Refusal
@@ -81,6 +81,7 @@ class Outlet:
         self._flowing = False
         self._starved = False
         self._resuming = False
+        self._far = ""
         self._backlog = broker.backlogs.open(CURSORS + standing.name.encode(), self._offer)
 
     def open(self) -> None:
@@ -129,8 +130,9 @@ class Outlet:
         """Positions of the log from its place to the end: at most so many messages wait."""
         return self._broker.log.end() - self._backlog.low
 
-    def begin(self) -> None:
-        """The outside takes messages: what it has not acknowledged goes out again, in order."""
+    def begin(self, far: str) -> None:
+        """The outside takes messages: what it has not acknowledged goes out again. ``far``: which mesh it is, or ""."""
+        self._far = far
         self._flowing = True
         self._ready = deque(self._open)
         self._news.set()
@@ -154,6 +156,13 @@ class Outlet:
             if not item.message.expired(self._broker.clock.now_ms()):
                 return item
             self.drop(item, "expired")
+
+    async def batch(self, most: int) -> list[Leaving]:
+        """The next messages to send, at least one, without waiting for more."""
+        found = [await self.next()]
+        while self._ready and len(found) < most:
+            found.append(await self.next())
+        return found
 
     def settle(self, item: Leaving) -> None:
         """The outside has it. Told twice, or of another connection's: nothing happens."""
@@ -216,7 +225,7 @@ class Outlet:
         """It publishes nothing."""
 
     def _take(self, message: Message) -> bool:
-        if message.sender == self._sender or not self._readable(message):
+        if message.sender == self._sender or self._was_there(message) or not self._readable(message):
             return False
         name = next((name for route in self._routes if (name := route.name_for(message.name)) is not None), None)
         if name is None:
@@ -233,6 +242,13 @@ class Outlet:
         self._ready.append(item)
         self._news.set()
         return True
+
+    def _was_there(self, message: Message) -> bool:
+        """Whether it went out from here before, or the outside is a mesh that has had it."""
+        envelope = message.envelope
+        if envelope is None:
+            return False
+        return was_in(envelope, self._mesh) or (self._far != "" and was_in(envelope, self._far))
 
     def _readable(self, message: Message) -> bool:
         if self._broker.may_read(self, message.name):

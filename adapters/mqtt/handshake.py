@@ -13,6 +13,7 @@ from dragoman.adapters.mqtt.phase import Phase
 from dragoman.adapters.mqtt.properties import Properties
 from dragoman.adapters.mqtt.standing import NEVER_S
 from dragoman.adapters.serving.credentials import Credentials
+from dragoman.broker.identity import MESH_SELF, mesh_id
 from dragoman.broker.principal import Principal
 from dragoman.routing.names import check_agent
 from dragoman.routing.refusals import Reason, Refusal
@@ -162,15 +163,16 @@ def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: in
     settings = session.realm.settings
     asked = packet.properties
     keepalive_s = session.keepalive_ms // 1500
+    broker = session.realm.broker
+    told = bool(asked.request_response_information)
     return Properties(
         session_expiry_interval=expiry_s if expiry_s != (asked.session_expiry_interval or 0) else None,
         receive_maximum=settings.receive_max,
         maximum_packet_size=settings.packet_bytes_max,
         assigned_client_identifier=None if packet.client_id else client_id,
         server_keep_alive=keepalive_s if keepalive_s != packet.keepalive else None,
-        response_information=session.realm.broker.verbs.response_information
-        if asked.request_response_information
-        else None,
+        response_information=broker.verbs.response_information if told else None,
+        user_properties=[(MESH_SELF, mesh_id(broker.log))] if told else [],
     )
 
 
