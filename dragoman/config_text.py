@@ -55,9 +55,16 @@ def _array(entry: Entry, kind: type, path: str) -> Iterator[str]:
     yield f"# [[{path}]]"
     for inner in entries(kind):
         yield from _comment(_about(inner), "#   # ")
-        example = inner.about.example if inner.default is dataclasses.MISSING else inner.default
-        yield f"# {inner.name} = {toml_value(example)}"
+        yield f"# {inner.name} = {_example(inner)}"
     yield ""
+
+
+def _example(entry: Entry) -> str:
+    """What stands for a key where an example is shown. Rows within a row are one, on one line."""
+    kind = row_kind(entry.hint)
+    if kind is not None:
+        return "[{ " + ", ".join(f"{inner.name} = {_example(inner)}" for inner in entries(kind)) + " }]"
+    return toml_value(entry.about.example if entry.default is dataclasses.MISSING else entry.default)
 
 
 def _about(entry: Entry) -> str:

@@ -125,7 +125,7 @@ web = 3
             "listen: mqtt and http are both 127.0.0.1:1; give each a port of its own",
         ),
         ("x = 1\nx = 2", "this is not TOML"),
-        ("[nonsense]", "there is no such key; known here: data, grace_s, listen"),
+        ("[nonsense]", "there is no such key; known here: data, grace_s, links, listen"),
     ],
 )
 def test_a_wrong_value_is_explained(tmp_path: Path, text: str, sentence: str) -> None:
