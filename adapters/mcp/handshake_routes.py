@@ -58,7 +58,11 @@ class HandshakeRoutes:
         self._requests = requests
         self._listens = listens
         self._timer: Timer | None = None
-        self.sessions = HandshakeSessions(sessions_max=settings.sessions_max, idle_s=settings.session_idle_s)
+        self.sessions = HandshakeSessions(
+            each_max=settings.sessions_per_principal_max,
+            sessions_max=settings.sessions_max,
+            idle_s=settings.session_idle_s,
+        )
 
     def tell(self, method: str) -> None:
         """Puts a notice on the stream of every session."""
@@ -94,8 +98,9 @@ class HandshakeRoutes:
     async def _initialize(self, http: web.Request, caller: Caller, envelope: wire.Envelope) -> web.StreamResponse:
         now_ms = self._now_ms()
         session = HandshakeSession(self._kernel, caller.principal.name, now_ms, self._settings.session_replay_bytes_max)
-        if not self.sessions.admit(session, now_ms):
-            raise RefusedError(Refusal(Reason.BUSY, f"{len(self.sessions)} sessions are open, which is all", 1000))
+        refusal = self.sessions.admit(session, now_ms)
+        if refusal is not None:
+            raise RefusedError(refusal)
         caller.session = session
         if self._timer is None:
             self._timer = self._broker.timers.after(SWEEP_MS, self._sweep)

@@ -15,6 +15,7 @@ from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any, Final, final
 
 from dragoman.adapters.mcp import wire
+from dragoman.adapters.mcp.callers import Quota
 from dragoman.adapters.mcp.following import Following
 from dragoman.adapters.mcp.kernel import (
     INTERNAL_ERROR,
@@ -204,11 +205,11 @@ class HandshakeSession:
 class HandshakeSessions:
     """All of them, bounded in number and idle time."""
 
-    __slots__ = ("_by_id", "_idle_ms", "_max")
+    __slots__ = ("_by_id", "_idle_ms", "_quota")
 
-    def __init__(self, *, sessions_max: int, idle_s: float) -> None:
+    def __init__(self, *, each_max: int, sessions_max: int, idle_s: float) -> None:
+        self._quota = Quota("sessions", each_max=each_max, total_max=sessions_max)
         self._by_id: dict[str, HandshakeSession] = {}
-        self._max = sessions_max
         self._idle_ms = int(idle_s * 1000)
 
     def __iter__(self) -> Iterator[HandshakeSession]:
@@ -217,13 +218,13 @@ class HandshakeSessions:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def admit(self, session: HandshakeSession, now_ms: int) -> bool:
-        """Takes a session in; False if there are too many. The idle are put out first."""
+    def admit(self, session: HandshakeSession, now_ms: int) -> Refusal | None:
+        """Takes a session in, unless there are too many. The idle are put out first."""
         self.put_out_idle(now_ms)
-        if len(self._by_id) >= self._max:
-            return False
-        self._by_id[session.id] = session
-        return True
+        refusal = self._quota.take(session.owner)
+        if refusal is None:
+            self._by_id[session.id] = session
+        return refusal
 
     def find(self, session_id: str, owner: str, now_ms: int) -> HandshakeSession | None:
         """The session, if it is this principal's and still there. Finding it counts as use."""
@@ -235,7 +236,8 @@ class HandshakeSessions:
 
     def end(self, session: HandshakeSession) -> None:
         """Ends a session."""
-        self._by_id.pop(session.id, None)
+        if self._by_id.pop(session.id, None) is not None:
+            self._quota.give_back(session.owner)
         session.close()
 
     def put_out_idle(self, now_ms: int) -> None:

@@ -52,9 +52,8 @@ class McpSettings:
     notices_gap_s: float = key(
         0.05, unit="s", low=0, why="a stream that told of changes pauses so long; what changes meanwhile becomes one"
     )
-    sessions_max: int = key(
-        1000, unit="sessions", low=1, why="of clients of 2025-11-25 and older", peers="the SDK: 10,000"
-    )
+    sessions_per_principal_max: int = key(256, unit="sessions", low=1, why="of clients of 2025-11-25 and older")
+    sessions_max: int = key(1000, unit="sessions", low=1, why="the same, all together", peers="the SDK: 10,000")
     session_idle_s: float = key(1800.0, unit="s", low=1, why="such a session ends unused", peers="the SDK: 30 min")
     session_replay_bytes_max: int = key(
         MIB, unit="bytes", low=1024, why="answers such a session can still ask for after its connection broke"
@@ -84,6 +83,7 @@ class McpSettings:
             ("cursor_lease_s", "cursor_lease_max_s"),
             ("requests_per_principal_max", "requests_max"),
             ("listens_per_principal_max", "listens_max"),
+            ("sessions_per_principal_max", "sessions_max"),
             ("cursors_per_principal_max", "cursors_max"),
         ):
             if getattr(self, each) > getattr(self, all_):

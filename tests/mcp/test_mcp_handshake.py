@@ -82,9 +82,24 @@ def test_a_refused_handshake_leaves_no_session() -> None:
             assert "mcp-session-id" not in headers
         await opened(mesh)
         status, headers, _ = await mesh.post(hello())
-        assert (status, headers["retry-after"]) == (503, "1")
+        assert (status, headers["retry-after"]) == (429, "1")
 
-    run(body, sessions_max=1)
+    run(body, sessions_per_principal_max=1, sessions_max=1)
+
+
+def test_nobody_takes_all_sessions() -> None:
+    async def body(mesh: McpMesh) -> None:
+        lines = await opened(mesh)
+        status, headers, _ = await mesh.post(hello())
+        assert (status, headers["retry-after"]) == (429, "1")
+        other = await opened(mesh, Authorization="Bearer good")
+        assert (await mesh.post(hello(), {"Authorization": "Bearer other"}))[0] == 503
+        async with mesh.http.delete(mesh.url, headers={"Mcp-Session-Id": str(lines["Mcp-Session-Id"])}) as answer:
+            assert answer.status == 204
+        await opened(mesh)
+        assert (await mesh.post(request("ping"), other))[0] == 200
+
+    run(body, sessions_per_principal_max=1, sessions_max=2)
 
 
 def test_a_call_is_cancelled_by_its_notification_only() -> None:
@@ -143,14 +158,14 @@ def test_requests_of_one_session_are_bounded() -> None:
 def test_idle_sessions_end_and_used_ones_do_not() -> None:
     async def body(mesh: McpMesh) -> None:
         kernel: Kernel = mesh.endpoint._kernel
-        sessions = HandshakeSessions(sessions_max=2, idle_s=10)
+        sessions = HandshakeSessions(each_max=2, sessions_max=2, idle_s=10)
         first, second, third = (HandshakeSession(kernel, "p", 0) for _ in range(3))
-        assert sessions.admit(first, 0)
-        assert sessions.admit(second, 0)
-        assert not sessions.admit(third, 10_000)
+        assert sessions.admit(first, 0) is None
+        assert sessions.admit(second, 0) is None
+        assert sessions.admit(third, 10_000) is not None
         assert sessions.find(first.id, "p", 9_000) is first
         assert sessions.find(first.id, "q", 9_000) is None
-        assert sessions.admit(third, 10_001)
+        assert sessions.admit(third, 10_001) is None
         assert second.closed
         assert sessions.find(second.id, "p", 10_001) is None
         first.streams = 1

@@ -195,6 +195,20 @@ def test_a_stream_goes_on_after_the_last_event_the_client_saw() -> None:
     run(body, **QUIET)
 
 
+def test_no_client_talks_itself_past_what_comes_and_what_it_left_is_not_told() -> None:
+    async def body(mesh: McpMesh) -> None:
+        lines = await opened(mesh)
+        for name in ("a", "b"):
+            await subscribe(mesh, lines, f"channel:///{name}")
+            publish(mesh, name, b"1")
+        await subscribe(mesh, lines, "channel:///a", "unsubscribe")
+        async with mesh.http.get(mesh.url, headers=listening(lines, "0-999999")) as stream:
+            assert await next_frame(stream.content) == ("0-0", None)
+            assert (await next_event(stream.content))["params"]["uri"] == "channel:///b"
+
+    run(body, **QUIET)
+
+
 async def cut(mesh: McpMesh, lines: dict[str, str | None], token: str = "t") -> str:
     """Asks the skill ``slow``, hears one progress of it and loses the connection; the last event id."""
     params = {"name": "slow", "_meta": {"progressToken": token}}
