@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.kafka.agents import Agents
 from dragoman.adapters.kafka.groups import Groups
 from dragoman.adapters.kafka.names import Names
 from dragoman.adapters.kafka.synthesis import Synthesis
-from dragoman.broker.log.contract import Table
+from dragoman.broker.identity import mesh_id
 
 if TYPE_CHECKING:
     from dragoman.adapters.kafka.group_settings import GroupSettings
@@ -26,8 +25,6 @@ NODE_ID: Final = 0
 """Ours, in a cluster of one. The same for every mesh: clients hold it, and the address with it, for a while."""
 
 LEADER_EPOCH: Final = 0
-
-_CLUSTER: Final = b"kafka-cluster-id"
 
 
 @final
@@ -50,19 +47,11 @@ class Realm:
         self.authenticator = authenticator
         self.settings = settings
         self.advertised = advertised
-        self.cluster_id = self._cluster()
+        self.cluster_id = mesh_id(broker.log)
         self.names = Names(broker, self.cluster_id)
         self.synthesis = Synthesis(settings.synthesised_bytes_max)
         self.agents = Agents(self)
         self.groups = Groups(broker, groups, self.names.partition_exists)
-
-    def _cluster(self) -> str:
-        """This mesh's own, for as long as its data lives."""
-        known = self.core.log.get(Table.META, _CLUSTER)
-        if known is None:
-            known = uuid.uuid4().hex[:22].encode()
-            self.core.log.put(Table.META, _CLUSTER, known)
-        return known.decode()
 
     def say(self, event: str, detail: str, session: KafkaSession) -> None:
         """One line for the operator about a connection; text from peers only in the fields."""
