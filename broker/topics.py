@@ -83,6 +83,8 @@ class Topics:
         self._declare = declare
         self._may = may
         self._options: dict[int, dict[str, str]] = {}
+        #: hear the name of each topic that was deleted
+        self.on_deleted: list[Callable[[str], object]] = []
 
     def load(self) -> None:
         """Restores the options of topics that are still there."""
@@ -177,6 +179,8 @@ class Topics:
         self._options.pop(topic.number, None)
         ticket = self._core.log.put(Table.TOPICS, channel_key(topic.number), None)
         self._channels.renew(topic.channel)
+        for deleted in self.on_deleted:
+            deleted(topic.name)
         return ticket
 
     def _keep(self, channel: Channel, options: dict[str, str]) -> None:

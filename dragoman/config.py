@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dragoman.adapters.http.settings import HttpSettings
-from dragoman.adapters.kafka.group_settings import GroupSettings as KafkaGroupSettings
 from dragoman.adapters.kafka.settings import KafkaSettings
 from dragoman.adapters.links.settings import LinkSettings, links_problem
 from dragoman.adapters.mcp.settings import McpSettings
@@ -80,7 +79,6 @@ class Config:
     log: LogSettings = dataclasses.field(default_factory=lambda: LogSettings(Path(_DATA)))
     mqtt: MqttSettings = dataclasses.field(default_factory=MqttSettings)
     kafka: KafkaSettings = dataclasses.field(default_factory=KafkaSettings)
-    kafka_groups: KafkaGroupSettings = dataclasses.field(default_factory=KafkaGroupSettings)
     http: HttpSettings = dataclasses.field(default_factory=HttpSettings)
     mcp: McpSettings = dataclasses.field(default_factory=McpSettings)
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)

@@ -341,7 +341,6 @@ class Mesh:
             self.broker,
             self._authenticator,
             self.config.kafka,
-            self.config.kafka_groups,
             parse_address(self.config.kafka.advertised) if self.config.kafka.advertised else None,
         )
         return [

@@ -164,7 +164,12 @@ class Connection(asyncio.BufferedProtocol):
     def _request(self, request: memoryview) -> None:
         session = self.session
         assert session is not None
-        session.received(request)
+        try:
+            session.received(request)
+        except Exception:
+            # A closed connection would have the client come back and ask the same again, without end.
+            logger.exception("a fault of ours; the request pays for it", extra={"peer": session.peer})
+            session.failed()
 
     def eof_received(self) -> bool:
         """The peer will send no more, and waits for nothing."""
@@ -274,6 +279,7 @@ class Listener:
         """No new connections from now on."""
         for server in self._servers:
             server.close()
+        self.realm.stop()
 
     async def stop(self, deadline_s: float) -> None:
         """Waits until what was answered is written out, at most ``deadline_s``; then cuts the connections."""

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.kafka.agents import Agents
 from dragoman.adapters.kafka.groups import Groups
-from dragoman.adapters.kafka.names import Names
+from dragoman.adapters.kafka.names import Names, listed
 from dragoman.adapters.kafka.synthesis import Synthesis
 from dragoman.broker.identity import mesh_id
 
 if TYPE_CHECKING:
-    from dragoman.adapters.kafka.group_settings import GroupSettings
     from dragoman.adapters.kafka.session import KafkaSession
     from dragoman.adapters.kafka.settings import KafkaSettings
     from dragoman.adapters.serving.credentials import Authenticator
@@ -36,7 +35,6 @@ class Realm:
         broker: Broker,
         authenticator: Authenticator,
         settings: KafkaSettings,
-        groups: GroupSettings,
         advertised: Address | None = None,
     ) -> None:
         self.broker = broker
@@ -51,7 +49,18 @@ class Realm:
         self.names = Names(broker, self.cluster_id)
         self.synthesis = Synthesis(settings.synthesised_bytes_max)
         self.agents = Agents(self)
-        self.groups = Groups(broker, groups, self.names.partition_exists)
+        self.groups = Groups(broker, settings.groups, self.names.partition_exists)
+
+        broker.topics.on_deleted.append(self._topic_deleted)
+
+    def stop(self) -> None:
+        """Whoever waits in a group is told. Before the sessions end; idempotent."""
+        self.groups.stop()
+
+    def _topic_deleted(self, name: str) -> None:
+        topic = listed(name)
+        if topic is not None:
+            self.groups.on_topic_deleted(topic)
 
     def say(self, event: str, detail: str, session: KafkaSession) -> None:
         """One line for the operator about a connection; text from peers only in the fields."""

@@ -6,7 +6,6 @@ for news, answers later, and its answer holds back those behind it (Kafka's clie
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, final
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from dragoman.broker.route import Route
     from dragoman.broker.subscription import Feed
     from dragoman.routing.message import Message
-
-logger: Final = logging.getLogger("dragoman.kafka")
 
 OPEN_TO_STRANGERS: Final = frozenset((ApiKey.API_VERSIONS, ApiKey.SASL_HANDSHAKE, ApiKey.SASL_AUTHENTICATE))
 """What may be asked before anybody knows who asks."""
@@ -212,12 +209,13 @@ class KafkaSession:
             return
         ask = Ask(self, head, shape, len(request))
         self._asks.append(ask)
-        try:
-            HANDLERS[head.api_key](ask)
-        except Exception:
-            logger.exception("a fault of ours; the request pays for it", extra={"peer": self.peer, "api": head.api_key})
-            if not ask.answered:
-                ask.error(ErrorCode.UNKNOWN_SERVER_ERROR)
+        HANDLERS[head.api_key](ask)
+
+    def failed(self) -> None:
+        """What was received last met a fault of ours: its request is answered with that, and the connection goes on."""
+        if self._asks and not self._asks[-1].answered:
+            self._asks[-1].error(ErrorCode.UNKNOWN_SERVER_ERROR)
+        self._regulate()
 
     def _cut(self, why: str) -> None:
         self.realm.counters.errors += 1

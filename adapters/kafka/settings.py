@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
+from dragoman.adapters.kafka.group_settings import GroupSettings
 from dragoman.adapters.serving.sockets import address_problem
 from dragoman.broker.settings_key import key
 
@@ -60,3 +62,4 @@ class KafkaSettings:
         low=1 << 16,
         why="batches made of messages that came by other protocols, remembered for the next consumer",
     )
+    groups: GroupSettings = dataclasses.field(default_factory=GroupSettings)

@@ -40,14 +40,6 @@ def test_help_names_every_command_in_a_sentence(run) -> None:
         assert run(name, "--help").code == 0
 
 
-def test_kafka_is_refused_in_one_line_and_off_is_fine(run, tmp_path: Path) -> None:
-    said = run("serve", "--kafka", "127.0.0.1:9092")
-    assert said.code == 2
-    assert said.err == "dragoman: Kafka is not built yet: leave --kafka out, or say --kafka off\n"
-    said = run("serve", "--kafka", "off", "--config", str(tmp_path / "absent.toml"))
-    assert "Kafka" not in said.err
-
-
 def test_wrong_flags_and_a_wrong_file_are_explained_together(run, tmp_path: Path) -> None:
     file = tmp_path / "mesh.toml"
     file.write_text("[gate]\nburst = 0\nbrust = 1\n")

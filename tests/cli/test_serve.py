@@ -82,6 +82,8 @@ def test_the_ready_file_is_whole_private_to_nobody_and_never_stale(mesh_process:
         "serve",
         "--mqtt",
         f"{host}:{port}",
+        "--kafka",
+        "off",
         "--http",
         "off",
         "--data",
@@ -107,7 +109,7 @@ def test_a_folder_in_use_or_unwritable_is_one_sentence(
     mesh_process: Callable[..., MeshProcess], tmp_path: Path
 ) -> None:
     mesh = mesh_process(listeners=MQTT_ONLY)
-    off = ("--mqtt", "off", "--http", "off")
+    off = ("--mqtt", "off", "--kafka", "off", "--http", "off")
     ended = dragoman(None, "serve", *off, "--data", str(mesh.data))
     assert (ended.code, ended.stderr.count("\n")) == (1, 1)
     assert f"used by another process (pid {mesh.pid})" in ended.stderr

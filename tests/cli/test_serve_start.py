@@ -26,7 +26,7 @@ from tests.clients.processes import Child
 
 MeshStarter = Callable[..., MeshProcess]
 SERVE = [sys.executable, "-m", "dragoman", "serve"]
-ANY = ["--mqtt", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+ANY = ["--mqtt", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0"]
 MINIMAL = Path(__file__).parents[2] / "configs" / "minimal.toml"
 
 
