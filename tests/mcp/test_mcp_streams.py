@@ -100,6 +100,7 @@ def test_a_followed_resource_is_told_when_another_protocol_says_something() -> N
             assert (await next_event(stream.content))["params"]["uri"] == "channel:///a"
             assert (await subscribe(mesh, lines, "channel:///a", "unsubscribe"))["result"] == {}
             assert (await subscribe(mesh, lines, "channel:///a", "unsubscribe"))["result"] == {}, "again is no fault"
+            assert not mesh.broker.channels.by_name["a"].wanted, "nobody reads it any more"
             publish(mesh, "a", b"3")
             await subscribe(mesh, lines, "channel:///c")
             publish(mesh, "c", b"4")
