@@ -42,6 +42,8 @@ class Ledger:
         self._watched = 0
         self.pending = 0
         self.bytes = 0
+        self.forgotten: Callable[[Call], object] | None = None
+        """Hears of each call that can no longer be read, in the commit that takes it out."""
 
     def restore(self) -> list[Call]:
         """Takes up what the log remembers; the calls still pending. Once, after the log is open."""
@@ -108,6 +110,8 @@ class Ledger:
             self._references.pop(_reference(call, call.dedupe), None)
         if call.recorded:
             call_rows.forget(self._log, call)
+        if self.forgotten is not None:
+            self.forgotten(call)
 
     def note(self, call: Call, event: CallEvent) -> None:
         """Something happened to the call. Recorded if the call is; told to who watches at the end of the turn."""

@@ -23,9 +23,17 @@ class Servers:
     def __init__(self, directory: Directory, gate: Judge) -> None:
         self._directory = directory
         self._gate = gate
+        self._own: dict[str, list[Offer]] = {}
+
+    def serve_within(self, offers: list[Offer]) -> None:
+        """What the mesh itself serves, as an agent that is in no directory. Each act judges its caller itself."""
+        for offer in offers:
+            self._own.setdefault(offer.agent.id, []).append(offer)
 
     def candidates(self, call: Call) -> list[Offer]:
         """Who serves what the call asks for and may be asked by its caller, busy or not."""
+        if call.wanted in self._own:
+            return [offer for offer in self._own[call.wanted] if offer.skill.name == call.skill]
         if call.wanted is not None:
             agent = self._directory.get(call.wanted)
             offers = self._directory.offers(call.skill, agent) if agent is not None else []
@@ -40,6 +48,10 @@ class Servers:
 
     def refusal(self, call: Call) -> Refusal | None:
         """Why the call cannot be taken: not allowed, nobody has the skill, nobody can be reached; None if it can."""
+        if call.wanted in self._own:
+            known = bool(self.candidates(call))
+            detail = f"agent {shown(call.wanted)} has no skill {shown(call.skill)}"
+            return None if known else Refusal(Reason.UNKNOWN_SKILL, detail)
         refusal = self._refused(call, _level(call.wanted or ""), _level(call.skill))
         if refusal is not None:
             return refusal

@@ -185,6 +185,11 @@ class Calls:
         call = self._ledger.calls.get(call_id)
         return self._ledger.watch(call, fn) if call is not None else _unknown(call_id)
 
+    def when_forgotten(self, fn: Callable[[Call], object]) -> None:
+        """Calls ``fn`` for each call that can no longer be read, so that what was noted beside it goes with it."""
+        assert self._ledger.forgotten is None, "one room keeps notes beside calls"
+        self._ledger.forgotten = fn
+
     @property
     def pending(self) -> int:
         """Calls without an answer yet."""
@@ -224,6 +229,12 @@ class Calls:
             refusal = error if isinstance(error, Refusal) else Refusal(Reason.FAILED, error)
             self._finish(call, CallState.FAILED, Outcome(refusal=refusal))
         return None
+
+    def serve_within(self, offers: list[Offer]) -> None:
+        """The mesh itself serves these, as an agent that only calls know. What waits for them is asked."""
+        self._servers.serve_within(offers)
+        for offer in offers:
+            self.offered(offer)
 
     # -- servers come and go ---------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ import json
 from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.adapters.mcp.contents import answer_result, refused_result, text_of
+from dragoman.adapters.mcp.contents import answer_result, refused_result
 from dragoman.routing.names import shown
 from dragoman.routing.refusals import Reason, Refusal
+from dragoman.routing.words import text_of
 
 if TYPE_CHECKING:
     from dragoman.adapters.mcp.catalog import Catalog, SkillTool

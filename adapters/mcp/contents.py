@@ -6,79 +6,16 @@ The payload is the sender's bytes: text if it is UTF-8, base64 otherwise, never 
 from __future__ import annotations
 
 import json
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from dragoman.adapters.mcp.kernel import JsonObject
-from dragoman.routing.message import EMPTY, NEVER
-from dragoman.routing.refusals import Reason, Refusal
-
-if TYPE_CHECKING:
-    from dragoman.routing.message import Message
+from dragoman.routing.refusals import Refusal
+from dragoman.routing.words import base64_of, text_of
 
 BINARY: Final = "application/octet-stream"
 
 DEPTH_MAX: Final = 200
 """Levels of an answer that is also given as structured content. Pydantic writes 255, and the result has some itself."""
-
-
-def text_of(payload: bytes) -> str | None:
-    """The payload as text; None if it is not UTF-8."""
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def base64_of(payload: bytes) -> str:
-    """The payload in base64."""
-    return b64encode(payload).decode("ascii")
-
-
-def from_base64(text: str) -> bytes | Refusal:
-    """The bytes some base64 stands for."""
-    try:
-        return b64decode(text, validate=True)
-    except (Base64Error, ValueError):
-        return Refusal(Reason.PAYLOAD_INVALID, "base64 is not base64")
-
-
-def message_json(message: Message) -> JsonObject:
-    """A message as mesh tools show it. Absent facts are absent; ``text``, ``base64`` or ``tombstone``."""
-    envelope = message.envelope or EMPTY
-    shown: JsonObject = {
-        "channel": message.name,
-        "id": message.id,
-        "offset": message.offset,
-        "time_ms": message.time_ms,
-    }
-    if message.payload is not None:
-        text = text_of(message.payload)
-        shown["base64" if text is None else "text"] = base64_of(message.payload) if text is None else text
-    else:
-        shown["tombstone"] = True
-    if message.sender:
-        shown["sender"] = message.sender
-    if message.retain:
-        shown["retained"] = True
-    for word, value in (
-        ("content_type", envelope.content_type),
-        ("reply_to", envelope.reply_to),
-        ("cause", envelope.cause),
-        ("sent_ms", envelope.sent_ms),
-    ):
-        if value is not None:
-            shown[word] = value
-    _show(shown, "correlation", envelope.correlation)
-    _show(shown, "key", envelope.key)
-    if envelope.expires_ms != NEVER:
-        shown["expires_ms"] = envelope.expires_ms
-    if envelope.hops:
-        shown["hops"] = envelope.hops
-    if envelope.headers:
-        shown["headers"] = [_show({"name": name}, "value", value) for name, value in envelope.headers]
-    return shown
 
 
 def resource_json(uri: str, payload: bytes, content_type: str | None) -> JsonObject:
@@ -168,14 +105,6 @@ def _shallow(value: object) -> bool:
         if not level:
             return True
     return False
-
-
-def _show(shown: JsonObject, word: str, value: bytes | None) -> JsonObject:
-    """Adds bytes under ``word`` if they are text, else under ``word_base64``; nothing for None."""
-    if value is not None:
-        text = text_of(value)
-        shown[word if text is not None else f"{word}_base64"] = text if text is not None else base64_of(value)
-    return shown
 
 
 def _refuse_constant(constant: str) -> object:

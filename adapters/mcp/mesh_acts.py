@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
-from dragoman.adapters.mcp.contents import message_json
-from dragoman.adapters.mcp.saying import envelope_of, payload_of
 from dragoman.adapters.mcp.session import Inbox, McpSession
 from dragoman.broker.subscription import Start
 from dragoman.routing.cards import Query
 from dragoman.routing.message import Message, parse_id
 from dragoman.routing.names import check_name, shown
 from dragoman.routing.refusals import Reason, Refusal
+from dragoman.routing.words import agent_json, envelope_of, message_json, payload_of
 
 if TYPE_CHECKING:
     from dragoman.adapters.mcp.callers import Caller
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from dragoman.adapters.mcp.kernel import JsonObject
     from dragoman.adapters.mcp.settings import McpSettings
     from dragoman.broker.broker import Broker
-    from dragoman.broker.presence import Agent
     from dragoman.broker.pump import Page
 
 Outcome: TypeAlias = "JsonObject | Refusal"
@@ -162,7 +160,10 @@ class MeshActs:
         )
         found = self._broker.directory.find(caller.principal, query)
         limit = int(given.get("limit", AGENTS))
-        return {"agents": [_agent_json(agent) for agent in found[:limit]], "more": len(found) > limit}
+        return {
+            "agents": [agent_json(agent.id, agent.state.value, agent.since_ms, agent.card) for agent in found[:limit]],
+            "more": len(found) > limit,
+        }
 
     async def members(self, caller: Caller, session: McpSession, given: JsonObject) -> Outcome:
         """Who is in a channel."""
@@ -214,16 +215,3 @@ class MeshActs:
         found: asyncio.Future[Page | Refusal] = asyncio.get_running_loop().create_future()
         self._broker.read(session, name, offset, budget, lambda page: None if found.done() else found.set_result(page))
         return await found
-
-
-def _agent_json(agent: Agent) -> dict[str, Any]:
-    found: dict[str, Any] = {"agent": agent.id, "state": agent.state.value, "since_ms": agent.since_ms}
-    card = agent.card
-    if card is not None:
-        found["name"] = card.name
-        if card.description:
-            found["description"] = card.description
-        found["skills"] = [skill.name for skill in card.skills]
-        if card.tags:
-            found["tags"] = list(card.tags)
-    return found

@@ -26,7 +26,6 @@ from dragoman.adapters.mcp.listen import Listening, listen
 from dragoman.adapters.mcp.mesh_acts import MeshActs
 from dragoman.adapters.mcp.mesh_tools import MeshTool, mesh_tools
 from dragoman.adapters.mcp.resources import TEMPLATES, list_channels, read_channel, read_cursor, write_cursor
-from dragoman.adapters.mcp.saying import traced
 from dragoman.adapters.mcp.session import McpSession
 from dragoman.broker.history import What
 from dragoman.broker.presence import State
@@ -34,6 +33,7 @@ from dragoman.broker.principal import EMBEDDED
 from dragoman.routing.cards import Query
 from dragoman.routing.names import shown
 from dragoman.routing.refusals import Reason, Refusal
+from dragoman.routing.words import traced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,7 +148,7 @@ class MeshServe:
         if faults:
             return refused_result(Refusal(Reason.ARGUMENTS_INVALID, "; ".join(faults)))
         if tool.shown["name"] == "mesh_publish":
-            arguments = traced(arguments, request.params)
+            arguments = traced(arguments, (request.params or {}).get("_meta"))
         with self._session(caller) as session:
             outcome = await tool.act(caller, session, arguments)
         return refused_result(outcome) if isinstance(outcome, Refusal) else mesh_result(outcome)
