@@ -399,5 +399,7 @@ def _complain(text: str) -> None:
 
 def _log(verbose: int) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # It complains of every attempt to connect; a link says once that it is down, and why.
+    logging.getLogger("aiokafka").setLevel(logging.ERROR if verbose else logging.CRITICAL)
     if verbose:
         logging.getLogger("dragoman").setLevel(logging.INFO if verbose == 1 else logging.DEBUG)

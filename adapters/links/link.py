@@ -191,5 +191,7 @@ class Link:
             case OSError():
                 return failure.strerror or str(failure) or type(failure).__name__
         # The link's own mistake or its library's: it costs the connection, and the operator sees where.
-        logger.error("link %s failed", self.settings.name, exc_info=failure)
-        return f"a fault of ours: {type(failure).__name__}: {failure}"
+        why = f"a fault of ours: {type(failure).__name__}: {failure}"
+        if why != self.standing.error:
+            logger.error("link %s failed", self.settings.name, exc_info=failure)
+        return why

@@ -38,7 +38,13 @@ def _nats() -> Make:
     return NatsOutside
 
 
-KINDS: Final[dict[str, Callable[[], Make]]] = {"mcp": _mcp, "mqtt": _mqtt, "nats": _nats}
+def _kafka() -> Make:
+    from dragoman.adapters.links.kafka import KafkaOutside
+
+    return KafkaOutside
+
+
+KINDS: Final[dict[str, Callable[[], Make]]] = {"kafka": _kafka, "mcp": _mcp, "mqtt": _mqtt, "nats": _nats}
 """A client library is imported only where a link needs it."""
 
 

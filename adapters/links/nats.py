@@ -145,7 +145,7 @@ class NatsOutside:
                         tasks.create_task(part)
         except* (NatsError, OSError, TimeoutError) as group:
             why = talk.error or _text_of(group)
-            raise LinkError(why if talk.open else f"could not log in: {why}") from None
+            raise LinkError(why if talk.open else f"cannot connect: {why}") from None
 
     @contextlib.asynccontextmanager
     async def _connected(self, client: Client, talk: _Conversation) -> AsyncIterator[None]:

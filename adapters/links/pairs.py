@@ -31,7 +31,9 @@ def pairs_from(message: Message, envelope: Envelope, prefix: str) -> list[Header
     """What is said outside of a message beside its payload and its key."""
     event = envelope.header(_VERSION) is not None
     spelt = envelope.respelt(envelope.reply_to)
-    spelt.headers = tuple((_spelt(name, prefix, event=event), value) for name, value in envelope.headers)
+    spelt.headers = tuple(
+        (_spelt(name, prefix, event=event and value is not None), value) for name, value in envelope.headers
+    )
     pairs = pairs_of(message, spelt)
     if message.retain:
         pairs.append((RETAIN, b"true"))

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from dragoman.adapters.links.naming import Naming, RuleError
 from dragoman.broker.settings_key import key, required
 
-KINDS: Final = ("mcp", "mqtt", "nats")
+KINDS: Final = ("kafka", "mcp", "mqtt", "nats")
 SCHEMES: Final = {
     "mqtt": ("mqtt", "mqtts"),
     "kafka": ("kafka", "kafkas"),
