@@ -194,11 +194,15 @@ class Connection(asyncio.BufferedProtocol):
         if transport is None or self._closing:
             return
         self._closing = True
-        if transport.can_write_eof():
-            self.hold(False)
-            transport.write_eof()
-        else:
-            transport.close()
+        try:
+            if transport.can_write_eof():
+                self.hold(False)
+                transport.write_eof()
+            else:
+                transport.close()
+        except OSError:
+            # The peer was quicker: there is nobody left to linger for.
+            transport.abort()
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = self._listener.realm.broker.timers.after(LINGER_MS, self.abort)
