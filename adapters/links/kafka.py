@@ -141,7 +141,12 @@ class KafkaOutside:
         pulling = _Pulling(self._link, consumer, self._places, cluster, self._told)
         try:
             await consumer.start()
-            consumer.subscribe(pattern=topics_of(self._link.pulls).pattern, listener=pulling)
+            wanted = [route.filter for route in self._link.pulls]
+            if any(topic.startswith("^") for topic in wanted):
+                consumer.subscribe(pattern=topics_of(self._link.pulls).pattern, listener=pulling)
+            else:
+                # By name, since one that is not there yet is then noticed at once.
+                consumer.subscribe(topics=wanted, listener=pulling)
             yield pulling
         finally:
             await _bounded(consumer.stop)
