@@ -10,8 +10,9 @@ from __future__ import annotations
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, final
 
-from dragoman.adapters.mcp.callers import Caller, Quota
+from dragoman.adapters.mcp.callers import Caller
 from dragoman.adapters.mcp.session import Inbox, McpSession
+from dragoman.adapters.serving.quota import Quota
 from dragoman.routing.names import shown
 from dragoman.routing.refusals import Reason, Refusal
 

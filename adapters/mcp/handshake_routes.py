@@ -16,7 +16,7 @@ from aiohttp import web
 
 from dragoman.adapters.mcp import wire
 from dragoman.adapters.mcp.answer import EventStream
-from dragoman.adapters.mcp.callers import Caller, Quota
+from dragoman.adapters.mcp.callers import Caller
 from dragoman.adapters.mcp.handshakes import HandshakeSession, HandshakeSessions
 from dragoman.adapters.mcp.kernel import (
     HANDSHAKE_VERSIONS,
@@ -29,6 +29,7 @@ from dragoman.adapters.mcp.kernel import (
 )
 from dragoman.adapters.mcp.voices import Reply, Voice
 from dragoman.adapters.serving.problems import respond
+from dragoman.adapters.serving.quota import Quota
 from dragoman.adapters.serving.sse import last_event_id
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 

@@ -15,7 +15,6 @@ from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any, Final, final
 
 from dragoman.adapters.mcp import wire
-from dragoman.adapters.mcp.callers import Quota
 from dragoman.adapters.mcp.following import Following
 from dragoman.adapters.mcp.kernel import (
     INTERNAL_ERROR,
@@ -28,6 +27,7 @@ from dragoman.adapters.mcp.kernel import (
     RpcError,
 )
 from dragoman.adapters.mcp.voices import Notices, Reply
+from dragoman.adapters.serving.quota import Quota
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from dragoman.adapters.mcp import wire
 from dragoman.adapters.mcp.answer import Answer, EventStream
-from dragoman.adapters.mcp.callers import Caller, Quota, caller_of
+from dragoman.adapters.mcp.callers import Caller, caller_of
 from dragoman.adapters.mcp.handshake_routes import HandshakeRoutes, method_not_allowed
 from dragoman.adapters.mcp.kernel import (
     INTERNAL_ERROR,
@@ -29,6 +29,7 @@ from dragoman.adapters.mcp.kernel import (
 from dragoman.adapters.mcp.listen import LIST_CHANGED
 from dragoman.adapters.mcp.serve import MeshServe
 from dragoman.adapters.serving.problems import respond
+from dragoman.adapters.serving.quota import Quota
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
