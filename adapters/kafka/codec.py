@@ -6,10 +6,13 @@ is malformed raises ``WireError``; everything a client may send otherwise has an
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Final, NamedTuple
 
-from dragoman.adapters.kafka.apis import BY_KEY, Api, ApiKey
-from dragoman.adapters.kafka.schema import STRING, Field, fields_of, form_of
+from dragoman.adapters.kafka.apis import APIS, BY_KEY, ApiKey
+from dragoman.adapters.kafka.schema import INT32, STRING, Kind, fields_of, form_of
+from dragoman.adapters.kafka.shapes_admin import DeleteTopicsRequest
+from dragoman.adapters.kafka.shapes_data import ApiVersion, ApiVersionsResponse
 from dragoman.adapters.kafka.wire import Cursor, Output, WireError
 
 __all__ = [
@@ -18,14 +21,26 @@ __all__ = [
     "decode_request",
     "encode_response",
     "error_response",
+    "offered",
     "request_head",
     "response_head",
     "serves",
     "speaks",
 ]
 
-_SAME: Final = {"partition": "partition_index"}
-"""What an answer calls otherwise than its request."""
+_ABOUT: Final = frozenset(
+    (
+        *("name", "topic", "topic_id", "partition", "partition_index", "index"),
+        *("group_id", "key", "member_id", "group_instance_id", "resource_type", "resource_name"),
+    )
+)
+"""What an answer repeats of its request: what it is about."""
+
+_ALSO: Final = {"partition": "partition_index"}
+"""What an answer may call otherwise than its request."""
+
+_OLDEST: Final = 0
+"""The version of ApiVersions in which whoever asks for one we do not know is answered."""
 
 
 class RequestHead(NamedTuple):
@@ -86,6 +101,8 @@ def encode_response(key: int, version: int, response: object) -> list[bytes | me
     """The body of an answer, in pieces to be written one after the other; record batches are passed through."""
     api = BY_KEY[key]
     assert type(response) is api.response, f"{type(response).__name__} is no answer to {api.key.name}"
+    if key == ApiKey.API_VERSIONS and not serves(key, version):
+        version = _OLDEST
     output = Output()
     form_of(api.response, version, version >= api.flexible).write(output, response)
     return output.parts()
@@ -93,30 +110,44 @@ def encode_response(key: int, version: int, response: object) -> list[bytes | me
 
 def error_response(key: int, request: object, code: int) -> object:
     """A whole answer that says ``code`` wherever it can, mirroring the request (None if it could not be read)."""
-    api: Api = BY_KEY[key]
-    return _mirror(request, api.response, code)
+    answer: object = _mirror(request, BY_KEY[key].response, code)
+    if isinstance(answer, ApiVersionsResponse):
+        # Whoever asks in a version we do not know asks again in one that is in the list.
+        answer.api_keys = offered()
+    return answer
+
+
+def offered() -> list[ApiVersion]:
+    """The requests clients are told of, in which versions."""
+    return [ApiVersion(api.key, api.low, api.high) for api in APIS]
 
 
 def _mirror(asked: Any, shape: type, code: int) -> Any:
     answer = shape()
-    names = dict(fields_of(type(asked))) if hasattr(type(asked), "__dataclass_fields__") else {}
-    lists = [name for name, field in names.items() if field.array]
+    lists, same = _to_mirror(asked)
     for name, field in fields_of(shape):
         if name == "error_code":
             answer.error_code = code
-        elif isinstance(field.kind, type) and field.array and _has_code(field.kind):
-            items = (getattr(asked, lists.pop(0)) or ()) if lists else ()
-            setattr(answer, name, [_mirror(item, field.kind, code) for item in items])
-    if not names and asked is not None:
-        # An item that is nothing but a name, or a number.
-        first = _first_of(shape, str if isinstance(asked, str) else int)
-        if first is not None:
-            setattr(answer, first, asked)
-    for name in names:
-        same = _SAME.get(name, name)
-        if same != "error_code" and any(same == own and not field.array for own, field in fields_of(shape)):
-            setattr(answer, same, getattr(asked, name))
+        elif name in same:
+            setattr(answer, name, same[name])
+        elif isinstance(field.kind, type) and field.array and _has_code(field.kind) and lists:
+            setattr(answer, name, [_mirror(item, field.kind, code) for item in lists.pop(0)])
+    if isinstance(asked, str | int):
+        setattr(answer, _first_of(shape, STRING if isinstance(asked, str) else INT32), asked)
     return answer
+
+
+def _to_mirror(asked: Any) -> tuple[list[Any], dict[str, Any]]:
+    """The lists of what is asked for, and what else an answer to it repeats."""
+    if not dataclasses.is_dataclass(asked):
+        return [], {}
+    fields = fields_of(type(asked))
+    lists = [getattr(asked, name) or () for name, field in fields if field.array]
+    if isinstance(asked, DeleteTopicsRequest):
+        # Two lists of the same, for older and for newer versions.
+        lists = [asked.topics or asked.topic_names]
+    about = {name: value for name, _ in fields if name in _ABOUT and (value := getattr(asked, name)) is not None}
+    return lists, about | {_ALSO[name]: value for name, value in about.items() if name in _ALSO}
 
 
 def _has_code(shape: type) -> bool:
@@ -126,12 +157,6 @@ def _has_code(shape: type) -> bool:
     )
 
 
-def _first_of(shape: type, kind: type) -> str | None:
-    for name, field in fields_of(shape):
-        if name != "error_code" and not field.array and (field.kind is STRING) == (kind is str) and _primitive(field):
-            return name
-    return None
-
-
-def _primitive(field: Field) -> bool:
-    return not isinstance(field.kind, type)
+def _first_of(shape: type, kind: Kind) -> str:
+    """Which field says what an item is that is nothing but a name, or a number."""
+    return next(name for name, field in fields_of(shape) if field.kind is kind and name != "error_message")

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.adapters.kafka import apis
+from dragoman.adapters.kafka import codec
 from dragoman.adapters.kafka.codes import ErrorCode
 from dragoman.adapters.kafka.errors import code_of
 from dragoman.adapters.kafka.names import listed
 from dragoman.adapters.kafka.realm import LEADER_EPOCH, NODE_ID
 from dragoman.adapters.kafka.shapes_data import (
-    ApiVersion,
     ApiVersionsResponse,
     InitProducerIdRequest,
     InitProducerIdResponse,
@@ -44,7 +43,7 @@ NO_ID: Final = uuid.UUID(int=0)
 
 def api_versions(ask: Ask) -> None:
     """Which requests we serve, in which versions."""
-    ask.answer(ApiVersionsResponse(api_keys=[ApiVersion(api.key, api.low, api.high) for api in apis.APIS]))
+    ask.answer(ApiVersionsResponse(api_keys=codec.offered()))
 
 
 def metadata(ask: Ask) -> None:

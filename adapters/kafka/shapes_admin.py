@@ -52,7 +52,7 @@ class CreatableTopicConfigs:
     """Part of a CreateTopicsResponse."""
 
     name: str = f(STRING, since=5)
-    value: str | None = f(STRING, since=5, null=5)
+    value: str | None = f(STRING, since=5, null=5, default=None)
     read_only: bool = f(BOOL, since=5)
     config_source: int = f(INT8, since=5, default=-1)
     is_sensitive: bool = f(BOOL, since=5)
@@ -65,11 +65,11 @@ class CreatableTopicResult:
     name: str = f(STRING)
     topic_id: uuid.UUID = f(UUID, since=7)
     error_code: int = f(INT16)
-    error_message: str | None = f(STRING, null=0)
+    error_message: str | None = f(STRING, null=0, default=None)
     topic_config_error_code: int = f(INT16, since=5, tag=0)
     num_partitions: int = f(INT32, since=5, default=-1)
     replication_factor: int = f(INT16, since=5, default=-1)
-    configs: list[CreatableTopicConfigs] | None = many(CreatableTopicConfigs, since=5, null=5)
+    configs: list[CreatableTopicConfigs] = many(CreatableTopicConfigs, since=5, null=5)
 
 
 @dataclass(slots=True)
@@ -101,7 +101,7 @@ class DeleteTopicsRequest:
 class DeletableTopicResult:
     """Part of a DeleteTopicsResponse."""
 
-    name: str | None = f(STRING, null=6)
+    name: str | None = f(STRING, null=6, default=None)
     topic_id: uuid.UUID = f(UUID, since=6)
     error_code: int = f(INT16)
     error_message: str | None = f(STRING, since=5, null=5, default=None)
@@ -244,7 +244,7 @@ class DescribeConfigsResourceResult:
     is_sensitive: bool = f(BOOL)
     synonyms: list[DescribeConfigsSynonym] = many(DescribeConfigsSynonym)
     config_type: int = f(INT8, since=3)
-    documentation: str | None = f(STRING, since=3, null=0)
+    documentation: str | None = f(STRING, since=3, null=0, default=None)
 
 
 @dataclass(slots=True)
@@ -252,7 +252,7 @@ class DescribeConfigsResult:
     """Part of a DescribeConfigsResponse."""
 
     error_code: int = f(INT16)
-    error_message: str | None = f(STRING, null=0)
+    error_message: str | None = f(STRING, null=0, default=None)
     resource_type: int = f(INT8)
     resource_name: str = f(STRING)
     configs: list[DescribeConfigsResourceResult] = many(DescribeConfigsResourceResult)
@@ -296,7 +296,7 @@ class AlterConfigsResourceResponse:
     """Part of an AlterConfigsResponse."""
 
     error_code: int = f(INT16)
-    error_message: str | None = f(STRING, null=0)
+    error_message: str | None = f(STRING, null=0, default=None)
     resource_type: int = f(INT8)
     resource_name: str = f(STRING)
 
@@ -340,7 +340,7 @@ class IncrementalAlterConfigsAlterConfigsResourceResponse:
     """Part of an IncrementalAlterConfigsResponse."""
 
     error_code: int = f(INT16)
-    error_message: str | None = f(STRING, null=0)
+    error_message: str | None = f(STRING, null=0, default=None)
     resource_type: int = f(INT8)
     resource_name: str = f(STRING)
 
@@ -423,8 +423,8 @@ class DescribeTopicPartitionsResponsePartition:
     leader_epoch: int = f(INT32, default=-1)
     replica_nodes: list[int] = many(INT32)
     isr_nodes: list[int] = many(INT32)
-    eligible_leader_replicas: list[int] | None = many(INT32, null=0, default=None)
-    last_known_elr: list[int] | None = many(INT32, null=0, default=None)
+    eligible_leader_replicas: list[int] = many(INT32, null=0)
+    last_known_elr: list[int] = many(INT32, null=0)
     offline_replicas: list[int] = many(INT32)
 
 

@@ -187,7 +187,7 @@ class PartitionProduceResponse:
 
     index: int = f(INT32)
     error_code: int = f(INT16)
-    base_offset: int = f(INT64)
+    base_offset: int = f(INT64, default=-1)
     log_append_time_ms: int = f(INT64, since=2, default=-1)
     log_start_offset: int = f(INT64, since=5, default=-1)
     record_errors: list[BatchIndexAndErrorMessage] = many(BatchIndexAndErrorMessage, since=8)
@@ -319,13 +319,13 @@ class FetchPartitionData:
 
     partition_index: int = f(INT32)
     error_code: int = f(INT16)
-    high_watermark: int = f(INT64)
+    high_watermark: int = f(INT64, default=-1)
     last_stable_offset: int = f(INT64, default=-1)
     log_start_offset: int = f(INT64, since=5, default=-1)
     diverging_epoch: FetchEpochEndOffset = f(FetchEpochEndOffset, since=12, tag=0)
     current_leader: FetchLeaderIdAndEpoch = f(FetchLeaderIdAndEpoch, since=12, tag=1)
     snapshot_id: FetchSnapshotId = f(FetchSnapshotId, since=12, tag=2)
-    aborted_transactions: list[AbortedTransaction] | None = many(AbortedTransaction, null=4)
+    aborted_transactions: list[AbortedTransaction] = many(AbortedTransaction, null=4)
     preferred_read_replica: int = f(INT32, since=11, default=-1)
     records: Records | None = f(RECORDS, null=0)
 
@@ -512,6 +512,6 @@ class SaslAuthenticateResponse:
     """API 36, the response."""
 
     error_code: int = f(INT16)
-    error_message: str | None = f(STRING, null=0)
+    error_message: str | None = f(STRING, null=0, default=None)
     auth_bytes: bytes = f(BYTES)
     session_lifetime_ms: int = f(INT64, since=1)

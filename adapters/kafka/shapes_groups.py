@@ -29,7 +29,7 @@ class Coordinator:
     host: str = f(STRING, since=4)
     port: int = f(INT32, since=4)
     error_code: int = f(INT16, since=4)
-    error_message: str | None = f(STRING, since=4, null=4)
+    error_message: str | None = f(STRING, since=4, null=4, default=None)
 
 
 @dataclass(slots=True)
@@ -164,7 +164,7 @@ class MemberResponse:
     """Part of a LeaveGroupResponse."""
 
     member_id: str = f(STRING, since=3)
-    group_instance_id: str | None = f(STRING, since=3, null=3)
+    group_instance_id: str | None = f(STRING, since=3, null=3, default=None)
     error_code: int = f(INT16, since=3)
 
 
