@@ -170,7 +170,7 @@ class Verbs:
         else:
             correlation = envelope.correlation
             reply = envelope.reply_to
-            if reply.startswith(self._to_me(session) + "/reply/"):
+            if session.agent and reply.startswith(self._to_me(session) + "/reply/"):
                 # Made absolute on receipt; it is the caller's own all the same.
                 reply = self._me + reply[len(self._to_me(session)) + 1 :]
             if reply.startswith(self._me) and not session.agent:

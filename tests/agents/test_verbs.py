@@ -489,6 +489,20 @@ def test_who_is_no_agent_has_no_me_and_no_calls() -> None:
     assert reason(world.verbs.subscribe(nobody, "mesh/me/#")) is Reason.NOT_AUTHORIZED  # type: ignore[arg-type]
 
 
+def test_who_is_no_agent_calls_with_a_response_topic_and_cancels_by_reference() -> None:
+    world = VerbWorld()
+    device(world)
+    nobody = FakeSession(ALICE, "")
+    envelope = Envelope(reply_to="answers/here", correlation=b"c")
+    assert world.say(nobody, "mesh/call/device/heat", b"{}", envelope) == 0
+    assert world.say(nobody, "mesh/call/device/heat/r1", b"{}", envelope) == 0
+    to_me = Envelope(reply_to="mesh/me/reply/x")
+    assert reason(world.say(nobody, "mesh/call/device/heat", b"{}", to_me)) is Reason.NOT_AUTHORIZED
+    assert world.say(nobody, "mesh/me/cancel/r1") == 0
+    assert reason(world.say(nobody, "mesh/me/cancel/r1")) is Reason.CANCELLED
+    assert reason(world.say(nobody, "mesh/me/cancel/r2")) is Reason.UNKNOWN_CALL
+
+
 # -- through a crash -------------------------------------------------------------------------------------
 
 

@@ -382,15 +382,19 @@ def skills(server: str) -> list[str]:
 
 def start(mesh: MeshProcess, outside: Server) -> tuple[Callers, Servers]:
     """Everybody. ``outside`` is the MCP server that the mesh has a link to."""
+    from tests.crossings.kafka import KafkaCaller, KafkaServer
+
     callers: Callers = {
         "mqtt3": MqttCaller(mesh, "ask-mqtt3", 4),
         "mqtt5": MqttCaller(mesh, "ask-mqtt5", 5),
+        "kafka": KafkaCaller(mesh, "ask-kafka"),
         "http": HttpCaller(mesh, "ask-http"),
         "mcp": McpCaller(mesh, "ask-mcp"),
     }
     servers: Servers = {
         "mqtt3": MqttServer(mesh, "serve-mqtt3", 4, skills("mqtt3")),
         "mqtt5": MqttServer(mesh, "serve-mqtt5", 5, skills("mqtt5")),
+        "kafka": KafkaServer(mesh, "serve-kafka", skills("kafka")),
         "http": HttpServer(mesh, "serve-http", skills("http")),
         "mcp": outside,
     }

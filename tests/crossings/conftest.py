@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dragoman.adapters.serving.credentials import token_digest
-from tests.clients.mesh import MeshProcess
+from tests.clients.mesh import ANY_PORT, MeshProcess
 from tests.crossings.calling import skills
 from tests.crossings.outside import McpServer
 from tests.crossings.peers import TOKEN, USER, Peers
@@ -39,5 +39,9 @@ def outside() -> Iterator[McpServer]:
 @pytest.fixture(scope="session")
 def peers(tmp_path_factory: pytest.TempPathFactory, outside: McpServer) -> Iterator[Peers]:
     config = CONFIG.replace("ADDRESS", outside.url)
-    with MeshProcess(tmp_path_factory.mktemp("crossings"), config, memory=True) as mesh, Peers(mesh) as found:
+    folder = tmp_path_factory.mktemp("crossings")
+    with (
+        MeshProcess(folder, config, memory=True, listeners=dict.fromkeys(("mqtt", "kafka", "http"), ANY_PORT)) as mesh,
+        Peers(mesh) as found,
+    ):
         yield found

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from dragoman.adapters.kafka.errors import CODES as KAFKA_CODES
 from dragoman.adapters.mqtt import codes
 from dragoman.adapters.mqtt.mapping import CODES, STORAGE, code_for
 from dragoman.adapters.serving.problems import STATUS
@@ -82,6 +83,7 @@ def _refusals() -> str:
         "CONNACK, DISCONNECT",
         "MQTT 3.1.1 CONNACK",
         "MQTT 3.1.1 PUBLISH",
+        "Kafka",
         "HTTP",
         "MCP",
     ]
@@ -98,6 +100,7 @@ def _refusal(reason: Reason) -> list[str]:
         ", ".join(dict.fromkeys(f"0x{code:02X}" for code in ends)),
         str(int(codes.return_code(said))),
         "closes" if reason in STORAGE or reason is Reason.NAME_INVALID else "dropped, counted",
+        f"{int(KAFKA_CODES[reason])} {KAFKA_CODES[reason].name}",
         str(int(STATUS[reason])),
         f"`isError`, `{reason.value}: …`",
     ]
@@ -112,7 +115,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-SHORT: Final = {"mqtt3": "3.1.1", "mqtt5": "5", "http": "HTTP", "mcp": "MCP"}
+SHORT: Final = {"mqtt3": "3.1.1", "mqtt5": "5", "kafka": "Kafka", "http": "HTTP", "mcp": "MCP"}
 
 HEAD: Final = """
 # Crossings
@@ -130,6 +133,10 @@ SPECIAL: Final = """
 - HTTP shows a message in three ways: as JSON in a page or an event, and raw, payload as body and the rest as header
   fields. Nothing is lost between them but the retain flag, which the raw form does not have.
 - HTTP header names know no capitals and the mesh does: a capital letter in `{name}` is percent-encoded.
+- Kafka's records are kept and given unread, so what one Kafka client says to another is its own bytes: the mesh adds
+  nothing, and a `mesh-from` or `mesh-id` in them is the producer's word. To readers of other protocols such a header
+  is not passed on. A record with the header `mesh-retain` is taken apart and said one by one.
+- A Kafka client is no agent unless a record registers it: it has no sender's name and no `mesh/me`.
 - What MQTT cannot hold (strings over 65,535 bytes or with a NUL) is left out, and the user property `mesh-lost` names
   it. `mesh-id`, `mesh-from` and `mesh-lost` are the mesh's to say: a client's own are not passed on, so a reader may
   believe them.

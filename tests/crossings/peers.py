@@ -316,11 +316,14 @@ class Peers:
 
     def __init__(self, mesh: MeshProcess) -> None:
         self.mesh = mesh
+        from tests.crossings.kafka import Kafka
+
         self.sayers: dict[str, Peer] = {}
         self.seers: dict[str, Peer] = {}
         for role, peers in (("say", self.sayers), ("see", self.seers)):
             peers["mqtt3"] = Mqtt(mesh, f"{role}-mqtt3", 4)
             peers["mqtt5"] = Mqtt(mesh, f"{role}-mqtt5", 5)
+            peers["kafka"] = Kafka(mesh, f"{role}-kafka")
             peers["http"] = Http(mesh, f"{role}-http")
             peers["mcp"] = Mcp(mesh, f"{role}-mcp")
 

@@ -28,6 +28,9 @@ from tests.crossings.peers import PATIENCE_S, Peers
 from tests.crossings.table import CALL, CALLING, Cell, Crossing
 
 RAW = b"\x00\xff\x80"
+BINARY = ("mqtt3", "mqtt5", "kafka")
+DATED = ("mqtt5", "kafka", "http")
+"""Callers that can say a deadline and a cause."""
 DEADLINE_S = 1
 CAUSE = "2a-7"
 
@@ -46,11 +49,11 @@ def parties(peers: Peers, outside: McpServer) -> Iterator[tuple[Callers, Servers
 def _ask(crossing: Crossing) -> Ask:
     """What the caller says, as far as it can."""
     match crossing.cell.field:
-        case "binary arguments" if crossing.cell.source.startswith("mqtt"):
+        case "binary arguments" if crossing.cell.source in BINARY:
             return Ask(RAW)
-        case "deadline" if crossing.cell.source in ("mqtt5", "http"):
+        case "deadline" if crossing.cell.source in DATED:
             return Ask(deadline_s=DEADLINE_S)
-        case "cause" if crossing.cell.source in ("mqtt5", "http"):
+        case "cause" if crossing.cell.source in DATED:
             return Ask(cause=CAUSE)
         case "cancel":
             return Ask(cancel=threading.Event())
@@ -117,7 +120,7 @@ def _compare(crossing: Crossing, caller: str, asked: Asked, got: Got) -> None:
 
 
 def _compare_deadline(crossing: Crossing, asked: Asked, got: Got) -> None:
-    said = crossing.cell.source in ("mqtt5", "http")
+    said = crossing.cell.source in DATED
     assert got.reason == ("deadline-passed" if said else None)
     if crossing.crosses:
         assert asked.deadline_s is not None
