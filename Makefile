@@ -1,5 +1,5 @@
 # Every target makes what it needs: a fresh clone with Python 3.11 or newer, make and pip is enough.
-# What the tests additionally drive (mosquitto, curl, Node clients, nats-server) comes by `make clients` and, on Debian, .ci/run.
+# What the tests additionally drive (mosquitto, curl, kcat, Node and Java clients, nats-server) comes by `make clients` and, on Debian, .ci/run.
 
 PYTHON  ?= python3
 VENV    := .venv
@@ -7,6 +7,8 @@ PY      := $(VENV)/bin/python
 STAMP   := $(VENV)/.installed
 NODE    := tests/clients/node
 NODE_OK := $(NODE)/node_modules/.package-lock.json
+JAVA    := tests/clients/java
+JAVA_OK := .clients/java/.installed
 NATS    := .clients/bin/nats-server
 NATS_VERSION := v2.15.2
 ARGS    ?=
@@ -34,7 +36,8 @@ check: $(STAMP) ## formatting, lint, types and the house rules, in under a minut
 bench: $(STAMP) ## throughput and latency of us and of mosquitto and nats-server, in the same run
 	@$(PY) -m bench $(ARGS)
 
-clients: $(NODE_OK) ## installs the foreign clients that are not Debian packages: Node clients (npm), nats-server (go)
+clients: $(NODE_OK) ## installs the foreign clients that are not Debian packages: from npm, Maven and Go
+	@if command -v mvn >/dev/null; then $(MAKE) --no-print-directory $(JAVA_OK); else echo "no mvn: no Java clients"; fi
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(NATS); else echo "no go: nats-server not built"; fi
 
 format: $(STAMP) ## lays out the code and mends what lint can mend
@@ -52,6 +55,11 @@ $(STAMP): pyproject.toml
 
 $(NODE_OK): $(NODE)/package.json $(NODE)/package-lock.json
 	npm ci --prefix $(NODE) --no-audit --no-fund
+	@touch $@
+
+$(JAVA_OK): $(JAVA)/pom.xml
+	rm -rf $(@D)
+	mvn -q -B -f $< org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$(@D)
 	@touch $@
 
 $(NATS):

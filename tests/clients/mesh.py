@@ -115,7 +115,7 @@ class MeshProcess:
         except BaseException:
             child.kill()
             raise
-        self._addresses = {name: ready[name] for name in LISTENERS if name in ready}
+        self._addresses = {name: address for name, address in ready.items() if name != "pid"}
         return child
 
     def _ready(self) -> dict[str, str] | None:

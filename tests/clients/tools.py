@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NODE_FOLDER = ROOT / "tests" / "clients" / "node"
 """Where Node clients are installed; a script run from here finds them."""
 
+JAVA_FOLDER = ROOT / ".clients" / "java"
+"""Where the jars of Java clients are."""
+
 SEARCHED = os.pathsep.join(
     (str(ROOT / ".clients" / "bin"), os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin")
 )
@@ -23,15 +26,18 @@ SEARCHED = os.pathsep.join(
 
 @dataclass(frozen=True)
 class Tool:
-    """``program`` must be found; ``package``, if given, must be installed beside the Node clients."""
+    """``program`` must be found; ``package``, if given, must be among the Node clients, ``jar`` among the Java ones."""
 
     program: str
     install: str
     package: str = ""
+    jar: str = ""
 
     def found(self) -> str | None:
         """The program's path, or None if the tool cannot be used."""
         if self.package and not (NODE_FOLDER / "node_modules" / self.package / "package.json").is_file():
+            return None
+        if self.jar and not any(JAVA_FOLDER.glob(f"{self.jar}-*.jar")):
             return None
         return shutil.which(self.program, path=SEARCHED)
 
@@ -44,7 +50,13 @@ TOOLS: dict[str, Tool] = {
     "curl": Tool("curl", "apt-get install curl"),
     "openssl": Tool("openssl", "apt-get install openssl"),
     "node": Tool("node", "apt-get install nodejs npm"),
+    "kcat": Tool("kcat", "apt-get install kcat"),
     "nats-server": Tool("nats-server", "make clients"),
+    "maven:kafka-clients": Tool(
+        "javac", "apt-get install default-jdk-headless maven; make clients", jar="kafka-clients"
+    ),
+    "npm:@platformatic/kafka": Tool("node", "make clients", "@platformatic/kafka"),
+    "npm:kafkajs": Tool("node", "make clients", "kafkajs"),
     "npm:mqtt": Tool("node", "make clients", "mqtt"),
     "npm:mqtt-packet": Tool("node", "make clients", "mqtt-packet"),
     "npm:@modelcontextprotocol/client": Tool("node", "make clients", "@modelcontextprotocol/client"),
