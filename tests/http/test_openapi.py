@@ -10,6 +10,8 @@ import pytest
 
 from dragoman.adapters.http.definitions import Definition, Exchange, Parameter, Reply, nothing
 from dragoman.adapters.http.routes import DEFINITIONS
+from dragoman.adapters.links.links import Links
+from dragoman.adapters.links.settings import LinkSettings, RouteSettings
 from tests.http.contract import Contract
 from tests.http.http_mesh import HttpMesh, eventually, http_mesh
 
@@ -109,8 +111,24 @@ async def _rest(mesh: HttpMesh) -> None:
         assert target
 
     mesh.surface.backup = backup
-    for path in ("status", "channels", "agents", "connections", "sessions", "groups", "dead-letters", "log", "config"):
-        await mesh.ask("GET", f"/v1/admin/{path}", token="root")
+    idle = LinkSettings("l", "mqtt", "mqtt://there", push=(RouteSettings("a/#"),))
+    mesh.surface.links = Links(mesh.broker, (idle,)).report
+    for path in (
+        *(
+            "status",
+            "channels",
+            "agents",
+            "connections",
+            "sessions",
+            "groups",
+            "dead-letters",
+            "links",
+            "log",
+            "config",
+        ),
+    ):
+        status, answer, _ = await mesh.ask("GET", f"/v1/admin/{path}", token="root")
+        assert status == 200, (path, answer)
     await mesh.ask("POST", "/v1/admin/backup", token="root", json={"target": "x"})
     async with mesh.events("/v1/channels/c"):
         _, answer, _ = await mesh.ask("GET", "/v1/admin/connections", token="root")
