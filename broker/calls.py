@@ -22,7 +22,7 @@ from dragoman.routing.names import shown
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from dragoman.broker.clock import Clock
     from dragoman.broker.directory import Directory, Judge
@@ -184,6 +184,10 @@ class Calls:
         """Calls ``fn`` with each further event at the end of its turn; gives back how to stop. ``get`` says who may."""
         call = self._ledger.calls.get(call_id)
         return self._ledger.watch(call, fn) if call is not None else _unknown(call_id)
+
+    def all(self) -> Iterable[Call]:
+        """Every call that can be read, pending or ended, in no order that means anything."""
+        return self._ledger.calls.values()
 
     def when_forgotten(self, fn: Callable[[Call], object]) -> None:
         """Calls ``fn`` for each call that can no longer be read, so that what was noted beside it goes with it."""

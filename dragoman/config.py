@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dragoman.adapters.a2a.settings import A2aSettings
 from dragoman.adapters.http.settings import HttpSettings
 from dragoman.adapters.kafka.settings import KafkaSettings
 from dragoman.adapters.links.settings import LinkSettings, links_problem
@@ -81,6 +82,7 @@ class Config:
     kafka: KafkaSettings = dataclasses.field(default_factory=KafkaSettings)
     http: HttpSettings = dataclasses.field(default_factory=HttpSettings)
     mcp: McpSettings = dataclasses.field(default_factory=McpSettings)
+    a2a: A2aSettings = dataclasses.field(default_factory=A2aSettings)
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:

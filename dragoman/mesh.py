@@ -292,7 +292,8 @@ class Mesh:
         return listeners
 
     def _http(self, bound: dict[str, list[socket.socket]], limits: ConnectionLimits) -> Listener:
-        """The one web application: HTTP and MCP add their routes to it."""
+        """The one web application: HTTP, MCP and A2A add their routes to it."""
+        from dragoman.adapters.a2a.routes import add_routes as add_a2a
         from dragoman.adapters.http.listener import Door
         from dragoman.adapters.http.listener import Listener as HttpListener
         from dragoman.adapters.http.routes import add_routes as add_http
@@ -314,6 +315,7 @@ class Mesh:
         )
         add_http(app, surface)
         add_mcp(app, self.broker, config.mcp, version=__version__)
+        add_a2a(app, self.broker, config.a2a, version=__version__)
         doors = [
             Door(bound[name], self._tls() if name == "https" else None) for name in ("http", "https") if name in bound
         ]

@@ -123,6 +123,7 @@ def _opening(config: Config, addresses: dict[str, str], log: Log, took_ms: int) 
             url = f"{name}://{addresses[name]}"
             lines.append(f"  {name:<6} {url}/v1  (metrics {url}/metrics, description {url}/openapi.json)")
             lines.append(f"  {'mcp':<6} {url}{config.mcp.path}")
+            lines.append(f"  {'a2a':<6} {url}{config.a2a.path}/mesh  (the mesh itself; other agents likewise)")
     if not addresses:
         lines.append("  no listener is on: nobody can connect")
     if config.durable:

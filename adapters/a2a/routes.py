@@ -1,0 +1,206 @@
+"""A2A 1.0 on the one web application: JSON-RPC and HTTP+JSON of every agent, and its card. Decides the HTTP side.
+
+``/a2a/{agent}`` is an agent's base URL, its JSON-RPC endpoint and the prefix of its HTTP+JSON routes; ``/a2a`` is
+the JSON-RPC endpoint of all, where a request names its agent as ``tenant``. The web application has checked
+Host, Origin, encoding and credentials before anything here runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from dragoman.adapters.a2a import cards
+from dragoman.adapters.a2a.errors import A2aError, Fault, invalid, refused
+from dragoman.adapters.a2a.mesh_agent import MeshAgent
+from dragoman.adapters.a2a.mesh_skills import card_of
+from dragoman.adapters.a2a.methods import Ask, Methods
+from dragoman.adapters.a2a.notes import Notes
+from dragoman.adapters.a2a.rpc import check_media_type, serve_rpc
+from dragoman.adapters.a2a.streams import Streams
+from dragoman.adapters.a2a.tasks import Party, Tasks
+from dragoman.adapters.a2a.views import OWN_AGENT
+from dragoman.adapters.a2a.wire import A2A_TYPE, JSON_TYPE, VERSION, JsonObject, parse
+from dragoman.adapters.serving.web import PRINCIPAL, agent_of, body
+from dragoman.routing.names import from_level, shown, to_level
+from dragoman.routing.refusals import Reason, Refusal, RefusedError
+from dragoman.routing.words import TRACE
+
+if TYPE_CHECKING:
+    from dragoman.adapters.a2a.settings import A2aSettings
+    from dragoman.broker.broker import Broker
+    from dragoman.broker.principal import Principal
+    from dragoman.routing.cards import Card
+
+OWN: Final = "mesh"
+"""The mesh's own agent; one of that id in the directory is not reached by A2A."""
+
+VERSION_FIELD: Final = "A2A-Version"
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def add_routes(app: web.Application, broker: Broker, settings: A2aSettings, *, version: str) -> A2aEndpoint:
+    """Serves A2A on ``app`` below ``settings.path``. The endpoint starts and ends with the application."""
+    endpoint = A2aEndpoint(broker, settings, version)
+    router, base = app.router, settings.path
+    agent = base + "/{agent}"
+    push = agent + "/tasks/{id}/pushNotificationConfigs"
+    for path in (base, base + "/", agent, agent + "/"):
+        router.add_route("POST", path, endpoint.rpc)
+    for method, path, name in (
+        ("POST", "/message:send", "SendMessage"),
+        ("POST", "/message:stream", "SendStreamingMessage"),
+        ("GET", "/tasks", "ListTasks"),
+        ("GET", "/tasks/{id}:subscribe", "SubscribeToTask"),
+        ("POST", "/tasks/{id}:subscribe", "SubscribeToTask"),
+        ("POST", "/tasks/{id}:cancel", "CancelTask"),
+        ("GET", "/tasks/{id}", "GetTask"),
+        ("GET", "/extendedAgentCard", "GetExtendedAgentCard"),
+    ):
+        router.add_route(method, agent + path, endpoint.rest(name))
+    for path in (push, push + "/{config}"):
+        router.add_route("*", path, endpoint.rest("GetTaskPushNotificationConfig"))
+    router.add_route("GET", agent + "/.well-known/agent-card.json", endpoint.card)
+    app.on_startup.append(endpoint.started)
+    app.on_shutdown.append(endpoint.stopped)
+    return endpoint
+
+
+@final
+class A2aEndpoint:
+    """What ``/a2a`` is to HTTP."""
+
+    def __init__(self, broker: Broker, settings: A2aSettings, version: str) -> None:
+        self._broker = broker
+        self._settings = settings
+        self._own_card = card_of(version)
+        self._agent = MeshAgent(broker, settings)
+        self.notes = Notes(broker)
+        tasks = Tasks(broker, settings, self.notes)
+        self._streams = Streams(tasks, settings)
+        self._methods = Methods(tasks, self._streams, settings)
+
+    async def started(self, app: web.Application) -> None:
+        """Takes up the tasks there are, and serves those of the mesh's own agent."""
+        self.notes.start()
+        self._agent.start()
+
+    async def stopped(self, app: web.Application) -> None:
+        """Ends every stream. Tasks go on when the mesh is back."""
+        self._streams.stop()
+        await self._agent.stop()
+
+    # -- cards ---------------------------------------------------------------------------------------
+
+    async def card(self, http: web.Request) -> web.StreamResponse:
+        """An agent's card, for whoever may know of the agent."""
+        agent = self._named(http)
+        card = self._visible(http[PRINCIPAL], agent)
+        base = self._settings.base_url or f"{http.scheme}://{http.host}"
+        shown_card = cards.show(agent, card, f"{base}{self._settings.path}/{to_level(agent)}")
+        # Who may see it and what it holds depends on who asks.
+        headers = {
+            "ETag": shown_card.etag,
+            "Cache-Control": f"private, max-age={self._settings.card_max_age_s}",
+            "Vary": "Authorization",
+        }
+        if cards.matches(http.headers.get("If-None-Match", ""), shown_card.etag):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=shown_card.body, content_type=JSON_TYPE, headers=headers)
+
+    # -- bindings ------------------------------------------------------------------------------------
+
+    async def rpc(self, http: web.Request) -> web.StreamResponse:
+        """One JSON-RPC request."""
+        agent = self._named(http) if "agent" in http.match_info else None
+        return await serve_rpc(http, lambda ask: self._serve(http, ask, agent), lambda: _check_version(http))
+
+    def rest(self, method: str) -> Answer:
+        """The route of one method in HTTP+JSON."""
+
+        async def serve(http: web.Request) -> web.StreamResponse:
+            try:
+                _check_version(http)
+                ask = Ask(method, await _parameters(http), lambda item: item, from_query=http.method == "GET")
+                answer = await self._serve(http, ask, self._named(http))
+            except A2aError as error:
+                return _rest(http, error.rest(), error.status)
+            except RefusedError as error:
+                return _rest(http, refused(error.refusal).rest(), refused(error.refusal).status)
+            return answer if isinstance(answer, web.StreamResponse) else _rest(http, answer)
+
+        return serve
+
+    async def _serve(self, http: web.Request, ask: Ask, agent: str | None) -> JsonObject | web.StreamResponse:
+        tenant = ask.params.get("tenant") or None
+        if tenant is not None and not isinstance(tenant, str):
+            raise invalid("tenant", "the id of an agent")
+        if agent is not None and tenant is not None and tenant != agent:
+            raise invalid("tenant", f"is {tenant[:80]!r}, and the address says {agent[:80]!r}")
+        name = agent or tenant
+        if name is None:
+            raise invalid("tenant", f"say which agent, here or by the address {self._settings.path}/{{agent}}")
+        principal = http[PRINCIPAL]
+        card = self._visible(principal, name)
+        skills = card.skills if card is not None else ()
+        wanted = OWN_AGENT if name == OWN else name
+        party = Party(principal, agent_of(http, self._broker.directory), name, wanted, skills, _trace(http))
+        return await self._methods.answer(http, party, ask)
+
+    # -- whom ----------------------------------------------------------------------------------------
+
+    def _named(self, http: web.Request) -> str:
+        """The agent in the path, from the path as it was sent: what the framework decodes for us is lossy."""
+        level = http.rel_url.raw_path[len(self._settings.path) + 1 :].partition("/")[0]
+        agent = from_level(level)
+        if isinstance(agent, Refusal):
+            raise RefusedError(agent)
+        return agent
+
+    def _visible(self, principal: Principal, agent: str) -> Card | None:
+        if agent == OWN:
+            return self._own_card
+        entry = self._broker.directory.get(agent)
+        if entry is None or not self._broker.directory.sees(principal, agent):
+            raise RefusedError(Refusal(Reason.UNKNOWN_AGENT, f"no agent {shown(agent)} is here"))
+        return entry.card
+
+
+def _trace(http: web.Request) -> dict[str, str]:
+    return {name: http.headers[name] for name in TRACE if name in http.headers}
+
+
+def _check_version(http: web.Request) -> None:
+    """Only 1.0 is spoken. Nothing said means 0.3, by the specification."""
+    said = http.headers.get(VERSION_FIELD) or http.query.get(VERSION_FIELD) or ""
+    if said.strip() != VERSION:
+        detail = f"this is A2A {VERSION}; {VERSION_FIELD} says {said[:20]!r}" if said else f"send {VERSION_FIELD}: 1.0"
+        raise A2aError(Fault.VERSION_NOT_SUPPORTED, detail)
+
+
+async def _parameters(http: web.Request) -> JsonObject:
+    """Path, query and body as one object. The path wins."""
+    given: JsonObject = {}
+    if http.method == "GET":
+        given = {name: value for name, value in http.query.items() if name != VERSION_FIELD}
+    elif http.can_read_body:
+        check_media_type(http)
+        parsed = parse(await body(http))
+        if not isinstance(parsed, dict):
+            raise invalid("body", "a JSON object")
+        given = parsed
+    elif http.path.endswith(("message:send", "message:stream")):
+        check_media_type(http)
+    if "id" in http.match_info:
+        given["id"] = http.match_info["id"]
+    return given
+
+
+def _rest(http: web.Request, answer: JsonObject, status: int = 200) -> web.Response:
+    accept = http.headers.get(hdrs.ACCEPT, "")
+    plain = JSON_TYPE in accept and A2A_TYPE not in accept and "*/*" not in accept
+    return web.Response(body=msgspec.json.encode(answer), status=status, content_type=JSON_TYPE if plain else A2A_TYPE)
