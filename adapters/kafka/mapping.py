@@ -11,13 +11,10 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from dragoman.routing.carriers import ESCAPE, REPLY_TO, envelope_of, pairs_of
+from dragoman.routing.carriers import REPLY_TO, RETAIN, envelope_of, pairs_of
 from dragoman.routing.message import EMPTY, Envelope, Header, Message
 from dragoman.routing.names import from_kafka, kafka_channel, to_kafka
 from dragoman.routing.refusals import Refusal
-
-RETAIN: Final = "mesh-retain"
-"""Asks that this be the channel's retained value, and says that it was published so. A null value clears it."""
 
 EVENT_PREFIX: Final = "ce_"
 _VERSION: Final = "specversion"
@@ -76,7 +73,7 @@ def _topic(channel: str) -> str:
 
 
 def _spelt(name: str, *, event: bool) -> str:
-    """A header's name where attributes of events have a prefix and one name is ours."""
+    """A header's name where attributes of events have a prefix."""
     if event and _EVENT_NAME.fullmatch(name):
         return EVENT_PREFIX + name
-    return ESCAPE + name if name == RETAIN else name
+    return name

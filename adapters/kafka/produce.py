@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, final
 from dragoman.adapters.kafka import batches
 from dragoman.adapters.kafka.codes import ErrorCode
 from dragoman.adapters.kafka.errors import code_of
-from dragoman.adapters.kafka.mapping import RETAIN
 from dragoman.adapters.kafka.shapes_data import (
     PartitionProduceData,
     PartitionProduceResponse,
@@ -22,6 +21,7 @@ from dragoman.adapters.kafka.shapes_data import (
 from dragoman.broker.log.contract import DONE
 from dragoman.broker.producers import Out, Said
 from dragoman.broker.route import Route
+from dragoman.routing.carriers import RETAIN
 from dragoman.routing.message import Bundle
 from dragoman.routing.refusals import Refusal
 
