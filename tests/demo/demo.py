@@ -1,4 +1,4 @@
-"""The story: a thermostat and an agent who share no protocol, two watchers, a nap, a crash.
+"""The story: a thermostat, an agent, a planner and a pipeline who share no protocol, two watchers, a nap, a crash.
 
 Every actor is an ordinary client in a process of its own. Exits 0 only if every step was seen by another
 process than the one that acted.
@@ -15,13 +15,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.clients.mesh import MeshProcess
+from tests.clients.mesh import ANY_PORT, MeshProcess
 from tests.demo.stage import Fact, Failed, Stage
 
 READINGS = "home/living-room/temperature"
 ALERTS = "home/alerts"
 PRESENCE = "$mesh/v1/presence/thermostat"
 WANTED = 21.5
+PLANNED = 19.0
 
 
 def main() -> int:
@@ -29,7 +30,7 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dragoman-demo-") as folder:
         try:
-            with MeshProcess(Path(folder)) as mesh:
+            with MeshProcess(Path(folder), listeners=dict.fromkeys(("mqtt", "kafka", "http"), ANY_PORT)) as mesh:
                 play(stage, mesh)
         except Failed as failure:
             stage.console.print(f"\n[bold red]✗ {failure}[/bold red]")
@@ -48,12 +49,15 @@ def main() -> int:
 
 def play(stage: Stage, mesh: MeshProcess) -> None:
     host, port = mesh.address("mqtt")
-    stage.console.print(f"A mesh runs: MQTT on {host}:{port}, HTTP and MCP on {mesh.url}")
+    kafka = ":".join(map(str, mesh.address("kafka")))
+    stage.console.print(f"A mesh runs: MQTT on {host}:{port}, Kafka on {kafka}, HTTP, MCP and A2A on {mesh.url}")
     watchers(stage, mesh)
     thermostat = arrives(stage, mesh)
+    pipeline = flows(stage, kafka)
     is_called(stage, mesh)
+    is_asked(stage, mesh)
     sleeps(stage, mesh, thermostat)
-    crash(stage, mesh, thermostat)
+    crash(stage, mesh, thermostat, pipeline)
 
 
 def watchers(stage: Stage, mesh: MeshProcess) -> None:
@@ -73,6 +77,13 @@ def arrives(stage: Stage, mesh: MeshProcess) -> Any:
     return thermostat
 
 
+def flows(stage: Stage, kafka: str) -> Any:
+    stage.scene("A data pipeline joins with nothing but Kafka")
+    pipeline = stage.actor("pipeline", "pipeline.py", kafka)
+    stage.wait("the readings arrive as records", ("pipeline", record(READINGS, {"celsius": 18.0})))
+    return pipeline
+
+
 def is_called(stage: Stage, mesh: MeshProcess) -> None:
     stage.scene("An agent finds the thermostat among its MCP tools, and calls it")
     since = stage.now
@@ -89,7 +100,35 @@ def is_called(stage: Stage, mesh: MeshProcess) -> None:
     )
     call = f"$mesh/v1/calls/{told['call']}"
     stage.wait("the call was news", ("sse", sees(call)), ("mqtt5", sees(call)), since=since)
-    stage.wait("the room gets warmer", ("sse", reading(WANTED)), ("mqtt5", reading(WANTED)), since=since)
+    stage.wait(
+        "the room gets warmer",
+        ("sse", reading(WANTED)),
+        ("mqtt5", reading(WANTED)),
+        ("pipeline", record(READINGS, {"celsius": WANTED})),
+        since=since,
+    )
+
+
+def is_asked(stage: Stage, mesh: MeshProcess) -> None:
+    stage.scene("A planner finds the thermostat as an A2A agent, and asks it")
+    since = stage.now
+    stage.actor("planner", "planner.py", f"{mesh.url}/a2a/thermostat", str(PLANNED))
+    stage.wait(
+        "its message reached the device as an MQTT message",
+        ("thermostat", lambda f: f["what"] == "is told" and json.loads(f["payload"]) == {"celsius": PLANNED}),
+        since=since,
+    )
+    stage.wait(
+        "the device's answer is the task's artifact",
+        ("planner", lambda f: f["what"] == "has it done" and f["answer"] == {"celsius": PLANNED, "heating": True}),
+        since=since,
+    )
+    stage.wait(
+        "the room gets cooler",
+        ("mqtt5", reading(PLANNED)),
+        ("pipeline", record(READINGS, {"celsius": PLANNED})),
+        since=since,
+    )
 
 
 def sleeps(stage: Stage, mesh: MeshProcess, thermostat: Any) -> None:
@@ -104,25 +143,29 @@ def sleeps(stage: Stage, mesh: MeshProcess, thermostat: Any) -> None:
     stage.wait("it is back", ("sse", presence("online")), ("mqtt5", presence("online")), since=since)
 
 
-def crash(stage: Stage, mesh: MeshProcess, thermostat: Any) -> None:
-    stage.scene("It sleeps again; the mesh is killed with SIGKILL and started anew")
+def crash(stage: Stage, mesh: MeshProcess, thermostat: Any, pipeline: Any) -> None:
+    stage.scene("It sleeps again; the mesh and the pipeline are killed with SIGKILL and started anew")
     since = stage.now
     thermostat.cue("sleep")
     stage.wait("it is asleep again", ("mqtt5", presence("asleep")), since=since)
     post(stage, mesh, "mesh/to/thermostat", "this survives a crash")
     before = post(stage, mesh, ALERTS, "window open")
+    stage.wait("the pipeline has the alert", ("pipeline", record(ALERTS, "window open")), since=since)
+    pipeline.end()
+    missed = post(stage, mesh, ALERTS, "window wide open")
     mesh.kill()
     stage.act("SIGKILL", pid=mesh.pid)
     mesh.restart()
     stage.act("started again", pid=mesh.pid)
     retained = get(mesh, READINGS, retained="true")
-    stage.check("the retained reading is there", json.loads(retained) == {"celsius": WANTED}, retained)
+    stage.check("the retained reading is there", json.loads(retained) == {"celsius": PLANNED}, retained)
     after = post(stage, mesh, ALERTS, "window shut")
     stage.check(
         "offsets go on",
-        after["number"] == before["number"] and after["offset"] > before["offset"],
-        f"{before['id']}, then {after['id']}",
+        after["number"] == before["number"] and after["offset"] == missed["offset"] + 1 == before["offset"] + 2,
+        f"{before['id']}, {missed['id']}, then {after['id']}",
     )
+    group_goes_on(stage, mesh, missed["offset"])
     since = stage.now
     thermostat.cue("wake")
     stage.wait(
@@ -134,6 +177,17 @@ def crash(stage: Stage, mesh: MeshProcess, thermostat: Any) -> None:
         since=since,
     )
     stage.wait("the MQTT watcher came back by itself and sees it", ("mqtt5", presence("online")), since=since)
+
+
+def group_goes_on(stage: Stage, mesh: MeshProcess, offset: int) -> None:
+    stage.actor("pipeline-2", "pipeline.py", ":".join(map(str, mesh.address("kafka"))))
+    alerts = [("window wide open", offset), ("window shut", offset + 1)]
+    stage.wait(
+        "the pipeline's group goes on at its offset",
+        *(("pipeline-2", record(ALERTS, text, offset=place)) for text, place in alerts),
+    )
+    taken = [(f["payload"], f["offset"]) for f in stage.all("pipeline-2") if f["channel"] == ALERTS.replace("/", ".")]
+    stage.check("nothing was lost, nothing came twice", taken == alerts, ", ".join(f"{t} at {o}" for t, o in taken))
 
 
 # -- what may be seen ------------------------------------------------------------------------------
@@ -156,6 +210,16 @@ def presence(state: str) -> Any:
 
 def reading(celsius: float) -> Any:
     return lambda fact: sees(READINGS)(fact) and json.loads(fact["payload"]) == {"celsius": celsius}
+
+
+def record(channel: str, value: object, offset: int | None = None) -> Any:
+    def seen(fact: Fact) -> bool:
+        if fact["what"] != "takes a record" or fact["channel"] != channel.replace("/", "."):
+            return False
+        found = fact["payload"] if isinstance(value, str) else json.loads(fact["payload"])
+        return found == value and offset in (None, fact["offset"])
+
+    return seen
 
 
 def reads(channel: str, text: str) -> Any:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 HERE: Final = Path(__file__).parent
 PATIENCE_S: Final = float(os.environ.get("DEMO_PATIENCE_S", "15"))
-COLOURS: Final = {"MQTT 3.1.1": "green", "MQTT 5": "cyan", "MCP": "magenta", "HTTP SSE": "blue", "HTTP": "blue"}
+COLOURS: Final = {"MQTT 3.1.1": "green", "MQTT 5": "cyan", "MCP": "magenta", "A2A": "yellow", "Kafka": "red", "HTTP SSE": "blue", "HTTP": "blue"}
 
 Fact = dict[str, Any]
 
@@ -135,6 +135,10 @@ class Stage:
             raise Failed(f"{step}: {why}")
         self.steps.append(step)
         self.console.print(f"           [bold green]✓[/bold green] {step} [dim]({why})[/dim]")
+
+    def all(self, who: str) -> list[Fact]:
+        """Everything an actor has said so far."""
+        return [fact for name, fact in self._seen[: self.now] if name == who]
 
     @property
     def now(self) -> int:

@@ -18,6 +18,9 @@ SABOTAGE = {
     "mcp finds no skill": ("broker.directory", "Directory.skills", "lambda s, p: []"),
     "calls reach nobody": ("broker.calls", "Calls._ask", "lambda s, c: False"),
     "sleepers get no mail": ("broker.mailbox", "Mailbox.attach", "lambda s, d: None"),
+    "kafka gives nothing out": ("adapters.kafka.fetch", "_Fetch._read", "lambda s: s._consider()"),
+    "kafka groups forget": ("adapters.kafka.offsets", "Offsets.get", "lambda s, p: None"),
+    "a2a shows no task": ("adapters.a2a.tasks", "Tasks.shown", "lambda *a, **k: {}"),
     "the log forgets": ("broker.log.disk_log", "DiskLog.rows", "lambda s, t, p=b'': iter(())"),
 }
 """What is broken → module, what of it, and what is put in its place in the mesh's process."""
@@ -44,7 +47,7 @@ def play(folder: Path, sabotage: tuple[str, str, str] | None = None) -> subproce
 def test_the_story_is_told_to_its_end(tmp_path: Path) -> None:
     ended = play(tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "15 steps, each seen by another process" in ended.stdout
+    assert "22 steps, each seen by another process" in ended.stdout
 
 
 @pytest.mark.slow
