@@ -59,6 +59,7 @@ TOOLS: dict[str, Tool] = {
     "npm:kafkajs": Tool("node", "make clients", "kafkajs"),
     "npm:mqtt": Tool("node", "make clients", "mqtt"),
     "npm:mqtt-packet": Tool("node", "make clients", "mqtt-packet"),
+    "npm:@a2a-js/sdk": Tool("node", "make clients", "@a2a-js/sdk"),
     "npm:@modelcontextprotocol/client": Tool("node", "make clients", "@modelcontextprotocol/client"),
     "npm:@modelcontextprotocol/sdk": Tool("node", "make clients", "@modelcontextprotocol/sdk"),
 }
