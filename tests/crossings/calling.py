@@ -382,7 +382,8 @@ def skills(server: str) -> list[str]:
 
 def start(mesh: MeshProcess, outside: Server) -> tuple[Callers, Servers]:
     """Everybody. ``outside`` is the MCP server that the mesh has a link to."""
-    from tests.crossings.kafka import KafkaCaller, KafkaServer
+    from tests.crossings.a2a_peer import A2aCaller
+    from tests.crossings.kafka_peer import KafkaCaller, KafkaServer
 
     callers: Callers = {
         "mqtt3": MqttCaller(mesh, "ask-mqtt3", 4),
@@ -390,6 +391,7 @@ def start(mesh: MeshProcess, outside: Server) -> tuple[Callers, Servers]:
         "kafka": KafkaCaller(mesh, "ask-kafka"),
         "http": HttpCaller(mesh, "ask-http"),
         "mcp": McpCaller(mesh, "ask-mcp"),
+        "a2a": A2aCaller(mesh, "ask-a2a"),
     }
     servers: Servers = {
         "mqtt3": MqttServer(mesh, "serve-mqtt3", 4, skills("mqtt3")),

@@ -12,7 +12,9 @@ from tests.crossings.calling import skills
 from tests.crossings.outside import McpServer
 from tests.crossings.peers import TOKEN, USER, Peers
 
-AGENTS = [f"{role}-{protocol}" for role in ("say", "see", "ask") for protocol in ("http", "mcp")] + ["serve-http"]
+AGENTS = [f"{role}-{protocol}" for role in ("say", "see", "ask") for protocol in ("http", "mcp", "a2a")] + [
+    "serve-http"
+]
 """Of the user. ``serve-mcp`` is the link's."""
 
 CONFIG = f"""

@@ -115,7 +115,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-SHORT: Final = {"mqtt3": "3.1.1", "mqtt5": "5", "kafka": "Kafka", "http": "HTTP", "mcp": "MCP"}
+SHORT: Final = {"mqtt3": "3.1.1", "mqtt5": "5", "kafka": "Kafka", "http": "HTTP", "mcp": "MCP", "a2a": "A2A"}
 
 HEAD: Final = """
 # Crossings

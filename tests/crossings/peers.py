@@ -273,11 +273,11 @@ class Mcp:
         }
         arguments = {"channel": channel, **{name: value for name, value in given.items() if value is not None}}
         if said.payload is not None:
-            arguments |= _spelt("text", "base64", said.payload)
+            arguments |= spelt("text", "base64", said.payload)
         for word, value in (("key", said.key), ("correlation", said.correlation)):
-            arguments |= _spelt(word, f"{word}_base64", value)
+            arguments |= spelt(word, f"{word}_base64", value)
         meta = {name: value.decode() for name, value in said.headers if name in TRACE and value is not None}
-        headers = [{"name": n, **_spelt("value", "value_base64", v)} for n, v in said.headers if n not in TRACE]
+        headers = [{"name": n, **spelt("value", "value_base64", v)} for n, v in said.headers if n not in TRACE]
         if headers:
             arguments["headers"] = headers
         self.tool("mesh_publish", arguments, meta or None)
@@ -301,7 +301,7 @@ class Mcp:
         self._loop.close()
 
 
-def _spelt(text: str, binary: str, value: bytes | None) -> dict[str, str]:
+def spelt(text: str, binary: str, value: bytes | None) -> dict[str, str]:
     """Bytes under the one word or the other; nothing for None."""
     if value is None:
         return {}
@@ -316,7 +316,8 @@ class Peers:
 
     def __init__(self, mesh: MeshProcess) -> None:
         self.mesh = mesh
-        from tests.crossings.kafka import Kafka
+        from tests.crossings.a2a_peer import A2a
+        from tests.crossings.kafka_peer import Kafka
 
         self.sayers: dict[str, Peer] = {}
         self.seers: dict[str, Peer] = {}
@@ -326,6 +327,7 @@ class Peers:
             peers["kafka"] = Kafka(mesh, f"{role}-kafka")
             peers["http"] = Http(mesh, f"{role}-http")
             peers["mcp"] = Mcp(mesh, f"{role}-mcp")
+            peers["a2a"] = A2a(mesh, f"{role}-a2a")
 
     def __enter__(self) -> Self:
         return self

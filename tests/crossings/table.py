@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-PROTOCOLS: Final = ("mqtt3", "mqtt5", "kafka", "http", "mcp")
-NAMES: Final = {"mqtt3": "MQTT 3.1.1", "mqtt5": "MQTT 5", "kafka": "Kafka", "http": "HTTP", "mcp": "MCP"}
+PROTOCOLS: Final = ("mqtt3", "mqtt5", "kafka", "http", "mcp", "a2a")
+NAMES: Final = {"mqtt3": "MQTT 3.1.1", "mqtt5": "MQTT 5", "kafka": "Kafka", "http": "HTTP", "mcp": "MCP", "a2a": "A2A"}
 
 SERVERS: Final = ("mqtt3", "mqtt5", "kafka", "http", "mcp")
 """Who connects to the MCP endpoint only asks; an MCP server serves over a link that the mesh opens."""
@@ -256,6 +256,14 @@ MESSAGE: Final[dict[str, Row]] = {
 }
 """Field → protocol → spelling."""
 
+A2A_OTHERWISE: Final[dict[str, Spelling]] = {
+    "retained value": Spelling("`retain`", "`retained` of `read`"),
+    "trace context": Spelling("the message's metadata, or `headers`", "`headers`"),
+}
+for _field, _row in MESSAGE.items():
+    # The mesh's own agent takes and gives messages as data parts, in the words that MCP's tools have.
+    _row["a2a"] = A2A_OTHERWISE.get(_field, _row["mcp"])
+
 GIVEN: Final = frozenset({"id", "mesh's clock"})
 """What the mesh gives every message, whoever says it: it crosses wherever it can be shown."""
 
@@ -311,6 +319,17 @@ ASKED: Final[dict[str, Row]] = {
 }
 """What goes from the caller (``says``) to the server (``shows``)."""
 
+A2A_ASKS: Final[dict[str, str]] = {
+    "arguments": "a data part; metadata `skill`",
+    "binary arguments": "a raw part",
+    "deadline": "metadata `deadline_ms`: from now",
+    "cancel": "`CancelTask`",
+    "caller": "credentials and `Mesh-Agent`",
+    "cause": "",
+}
+for _field, _row in ASKED.items():
+    _row["a2a"] = Spelling(A2A_ASKS[_field], _row["a2a"].shows if "a2a" in _row else "")
+
 ANSWERED: Final[dict[str, Row]] = {
     "result": {
         "mqtt3": Spelling("`mesh/answer/{call}`", "`mesh/me/reply/{ref}`"),
@@ -351,6 +370,16 @@ ANSWERED: Final[dict[str, Row]] = {
     },
 }
 """What goes from the server (``says``) to the caller (``shows``)."""
+
+A2A_HEARS: Final[dict[str, str]] = {
+    "result": "the task's artifact: a data part, or text",
+    "binary result": "a raw part",
+    "its content type": "`mediaType` of the part",
+    "error": "`TASK_STATE_FAILED`, metadata `reason`",
+    "partial answers": "chunks of the artifact",
+}
+for _field, _row in ANSWERED.items():
+    _row["a2a"] = Spelling(_row["a2a"].says if "a2a" in _row else "", A2A_HEARS[_field])
 
 CALL: Final = {**ASKED, **ANSWERED}
 

@@ -28,9 +28,9 @@ from tests.crossings.peers import PATIENCE_S, Peers
 from tests.crossings.table import CALL, CALLING, Cell, Crossing
 
 RAW = b"\x00\xff\x80"
-BINARY = ("mqtt3", "mqtt5", "kafka")
-DATED = ("mqtt5", "kafka", "http")
-"""Callers that can say a deadline and a cause."""
+BINARY = ("mqtt3", "mqtt5", "kafka", "a2a")
+DATED = ("mqtt5", "kafka", "http", "a2a")
+"""Callers that can say a deadline."""
 DEADLINE_S = 1
 CAUSE = "2a-7"
 
@@ -53,7 +53,7 @@ def _ask(crossing: Crossing) -> Ask:
             return Ask(RAW)
         case "deadline" if crossing.cell.source in DATED:
             return Ask(deadline_s=DEADLINE_S)
-        case "cause" if crossing.cell.source in DATED:
+        case "cause" if crossing.cell.source in DATED and crossing.cell.source != "a2a":
             return Ask(cause=CAUSE)
         case "cancel":
             return Ask(cancel=threading.Event())
