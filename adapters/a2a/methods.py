@@ -88,13 +88,13 @@ class Methods:
         request = _read(ask, SendRequest)
         task = await self._tasks.start(party, request)
         history = request.configuration.history_length if request.configuration is not None else None
-        return await self._streams.run(http, party.principal.name, task, ask.wrap, history)
+        return await self._streams.begin(http, party.principal.name, task, ask.wrap, history)
 
     async def _subscribe(self, http: web.Request, party: Party, ask: Ask) -> web.StreamResponse:
         task = self._tasks.find(party, _read(ask, SubscribeRequest).id)
         if not task.call.pending:
             raise A2aError(Fault.UNSUPPORTED_OPERATION, "the task has ended; GetTask shows it")
-        return await self._streams.run(http, party.principal.name, task, ask.wrap)
+        return await self._streams.follow(http, party.principal.name, task, ask.wrap)
 
 
 def _read(ask: Ask, kind: type[T]) -> T:

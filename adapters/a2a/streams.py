@@ -46,15 +46,26 @@ class Streams:
         for news in self._open:
             news.set()
 
-    async def run(
-        self, http: web.Request, principal: str, task: Found, wrap: Wrap, history_length: int | None = None
+    async def begin(
+        self, http: web.Request, principal: str, task: Found, wrap: Wrap, history_length: int | None
     ) -> web.StreamResponse:
-        """First the task as it is, then what happens, until its end. Raises A2aError before the first item."""
+        """First the task as it began, then all that has happened and happens, until its end."""
+        born = self._tasks.born(task, history_length)
+        if born is None:
+            return await self.follow(http, principal, task, wrap)
+        return await self._run(http, principal, task, _Reading(task, born, wrap, after=0))
+
+    async def follow(self, http: web.Request, principal: str, task: Found, wrap: Wrap) -> web.StreamResponse:
+        """First the task as it is, then what happens, until its end."""
+        reading = _Reading(task, self._tasks.shown(task), wrap, after=task.call.last_event)
+        return await self._run(http, principal, task, reading)
+
+    async def _run(self, http: web.Request, principal: str, task: Found, reading: _Reading) -> web.StreamResponse:
+        """Raises A2aError and RefusedError before the first item."""
         writer = EventWriter(http, stall_s=self._settings.stall_max_s)
         with self._quota.held(principal), self._tasks.watched(task.call) as news:
             self._open.add(news)
             try:
-                reading = _Reading(task, self._tasks.shown(task, history_length), wrap)
                 await writer.open()
                 await writer.send(reading.first)
                 while not reading.over and not self._stopped:
@@ -83,12 +94,12 @@ class Streams:
 class _Reading:
     """How far one stream has read its call."""
 
-    def __init__(self, task: Found, snapshot: JsonObject, wrap: Wrap) -> None:
+    def __init__(self, task: Found, snapshot: JsonObject, wrap: Wrap, *, after: int) -> None:
         self._task = task
         self._wrap = wrap
-        self._after = task.call.last_event
+        self._after = after
         self._begun = any(artifact["artifactId"] == views.ANSWER for artifact in snapshot["artifacts"])
-        self._ended = not task.call.pending
+        self._ended = task.call.outcome is not None and after == task.call.last_event
         self.first = self._framed({"task": snapshot}, self._after)
 
     @property

@@ -169,6 +169,13 @@ class Tasks:
         message = self._notes.message(task.call.id) if history_length != 0 else None
         return views.task(task.call, task.context, message, artifacts=artifacts)
 
+    def born(self, task: Found, history_length: int | None) -> JsonObject | None:
+        """The task before anything had happened to it; None if not all of that can be told any more."""
+        events = task.call.events
+        if events and events[0].number != 1:
+            return None
+        return views.born(task.call, task.context, self._notes.message(task.call.id) if history_length != 0 else None)
+
     def page(self, party: Party, request: ListRequest) -> JsonObject:
         """The party's tasks of this agent, what changed last first."""
         _history_length(request.history_length)

@@ -88,6 +88,12 @@ def task(call: Call, context: str, message: JsonObject | None, *, artifacts: boo
     return shown
 
 
+def born(call: Call, context: str, message: JsonObject | None) -> JsonObject:
+    """The task as it was before anything had happened: where a stream begins that tells all of it."""
+    status: JsonObject = {"state": SUBMITTED, "timestamp": timestamp(call.started_ms)}
+    return {**task(call, context, message, artifacts=False), "status": status, "artifacts": []}
+
+
 def items(call: Call, context: str, event: CallEvent, *, begun: bool, missed: int) -> Iterator[JsonObject]:
     """What one event of the call is in a stream.
 
