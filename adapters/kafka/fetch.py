@@ -88,6 +88,9 @@ class _Fetch:
             answers = [self._open(name, wanted) for wanted in topic.partitions]
             self._response.responses.append(FetchableTopicResponse(topic.topic, topic.topic_id, answers))
         self._ask.on_gone = self._end
+        if not self._places:
+            # Also how clients part: with a fetch of nothing, for whose answer they wait.
+            self._urgent = True
         self._read()
 
     def _open(self, topic: str | None, wanted: FetchPartition) -> FetchPartitionData:
