@@ -1,0 +1,148 @@
+"""The mesh's own agent: publish, read, watch and find, as whoever asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from a2a_mesh import A2aMesh, message, next_event, run
+
+from dragoman.broker.gate_settings import GateSettings, RuleSettings
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+FACTS: dict[str, Any] = {
+    "content_type": "application/x-thing",
+    "reply_to": "answers",
+    "cause": "1-0",
+    "key": "k",
+    "correlation_base64": "AP8=",
+    "headers": [{"name": "a", "value": "1"}, {"name": "a", "value_base64": "AP8="}, {"name": "b"}],
+}
+
+
+async def use(mesh: A2aMesh, skill: str, metadata: Any = None, /, **arguments: Any) -> dict[str, Any]:
+    task = await mesh.send("mesh", {"data": {"skill": skill, "arguments": arguments}}, metadata=metadata)
+    assert task["status"]["state"] == "TASK_STATE_COMPLETED", task
+    data = task["artifacts"][-1]["parts"][0]["data"]
+    assert isinstance(data, dict)
+    return data
+
+
+def test_every_fact_of_a_message_crosses() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        said = await use(mesh, "publish", channel="a", text="hi", retain=True, expires_s=600, **FACTS)
+        read = await use(mesh, "read", channel="a")
+        (found,) = read["messages"]
+        assert said["id"] == found["id"] == read["retained"]["id"]
+        assert {word: found[word] for word in FACTS} == FACTS
+        assert (found["text"], found["retained"]) == ("hi", True)
+        assert found["expires_ms"] > found["time_ms"] + 500_000
+        await use(mesh, "publish", channel="a", base64="AP8=", durable=False)
+        await use(mesh, "publish", channel="a", tombstone=True)
+        newest = (await use(mesh, "read", channel="a", limit=2))["messages"]
+        assert [m.get("base64") for m in newest] == ["AP8=", None]
+        assert newest[1]["tombstone"] is True
+        assert (await use(mesh, "read", channel="a", offset=0, limit=1))["next_offset"] == 1
+
+    run(body)
+
+
+def test_trace_context_passes_through() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        await use(mesh, "publish", {"traceparent": TRACE}, channel="a", text="x")
+        given = {"message": message({"data": {"skill": "publish", "arguments": {"channel": "a", "text": "y"}}})}
+        await mesh.rpc("mesh", "SendMessage", given, traceparent=TRACE, tracestate="v=1")
+        first, second = (await use(mesh, "read", channel="a"))["messages"]
+        assert first["headers"] == [{"name": "traceparent", "value": TRACE}]
+        assert second["headers"] == [*first["headers"], {"name": "tracestate", "value": "v=1"}]
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("skill", "arguments", "reason"),
+    [
+        ("publish", {}, "arguments-invalid"),
+        ("publish", {"channel": "a"}, "arguments-invalid"),
+        ("publish", {"channel": "a", "text": "x", "base64": "eA=="}, "arguments-invalid"),
+        ("publish", {"channel": "a", "base64": "?"}, "payload-invalid"),
+        ("publish", {"channel": "a/+", "text": "x"}, "name-invalid"),
+        ("publish", {"channel": "a", "text": "x", "shout": True}, "arguments-invalid"),
+        ("publish", {"channel": "a", "text": "x", "headers": [{"value": "1"}]}, "arguments-invalid"),
+        ("publish", {"channel": "a", "text": "x", "cause": "because"}, "arguments-invalid"),
+        ("publish", {"channel": "secret/a", "text": "x"}, "not-authorized"),
+        ("read", {"channel": "nowhere"}, "unknown-channel"),
+        ("read", {"channel": "a", "limit": 0}, "arguments-invalid"),
+        ("watch", {"channel": "a/#/b"}, "filter-invalid"),
+        ("watch", {"channel": "secret/a"}, "not-authorized"),
+        ("find", {"limit": "all"}, "arguments-invalid"),
+    ],
+)
+def test_what_it_refuses(skill: str, arguments: dict[str, Any], reason: str) -> None:
+    async def body(mesh: A2aMesh) -> None:
+        task = await mesh.send("mesh", {"data": {"skill": skill, "arguments": arguments}})
+        assert task["status"]["state"] == "TASK_STATE_REJECTED", task
+        assert task["status"]["message"]["metadata"] == {"reason": reason}
+
+    run(body, GateSettings(rules=(RuleSettings(effect="deny", filters=("secret/#",)),)))
+
+
+def test_find() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        mesh.add("t1")
+        mesh.add("t2")
+        found = await use(mesh, "find", skill="echo", limit=1)
+        assert (found["agents"][0]["agent"], found["more"]) == ("t1", True)
+        assert (await use(mesh, "find", text="nobody")) == {"agents": [], "more": False}
+
+    run(body)
+
+
+def test_a_watch_tells_messages_until_it_is_cancelled() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        said = {"message": message({"data": {"skill": "watch", "arguments": {"channel": "a/+"}}})}
+        version = {"A2A-Version": "1.0"}
+        async with mesh.http.post(f"{mesh.base}/mesh/message:stream", json=said, headers=version) as stream:
+            task_id = (await next_event(stream.content))["task"]["id"]
+            assert (await next_event(stream.content))["statusUpdate"]["status"]["state"] == "TASK_STATE_WORKING"
+            for n in range(2):
+                await use(mesh, "publish", channel=f"a/{n}", text=str(n))
+                update = (await next_event(stream.content))["artifactUpdate"]
+                assert (update["append"], update["lastChunk"]) == (False, True)
+                told = update["artifact"]["parts"][0]["data"]
+                assert (told["channel"], told["text"]) == (f"a/{n}", str(n))
+            await mesh.rpc("mesh", "CancelTask", {"id": task_id})
+            ended = (await next_event(stream.content))["statusUpdate"]["status"]["state"]
+            assert (ended, await next_event(stream.content)) == ("TASK_STATE_CANCELED", None)
+        shown = await mesh.rpc("mesh", "GetTask", {"id": task_id})
+        assert len({artifact["artifactId"] for artifact in shown["artifacts"]}) == 2
+        assert not mesh.endpoint._agent._running
+
+    run(body)
+
+
+def test_a_watch_ends_by_its_limit_and_its_time() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        assert await use(mesh, "watch", channel="a", timeout_s=0.02) == {"received": 0}
+        task = await mesh.send(
+            "mesh", {"data": {"skill": "watch", "arguments": {"channel": "a", "limit": 1}}}, wait=False
+        )
+        await use(mesh, "publish", channel="a", text="x")
+        done = await mesh.until("mesh", task["id"], "COMPLETED")
+        assert [artifact["parts"][0]["data"].get("text") for artifact in done["artifacts"]] == ["x", None]
+        assert done["artifacts"][-1]["parts"][0]["data"] == {"received": 1}
+        late = {"data": {"skill": "watch", "arguments": {"channel": "a"}}}
+        task = await mesh.send("mesh", late, metadata={"deadline_ms": 20})
+        assert task["status"]["message"]["metadata"] == {"reason": "deadline-passed"}
+
+    run(body)
+
+
+def test_watches_are_bounded() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        watch = {"data": {"skill": "watch", "arguments": {"channel": "a"}}}
+        await mesh.send("mesh", watch, wait=False)
+        task = await mesh.send("mesh", watch)
+        assert task["status"]["message"]["metadata"] == {"reason": "quota-exceeded"}
+
+    run(body, watches_per_principal_max=1)
