@@ -13,7 +13,7 @@ WAIT_S = 20.0
 PATIENCE_MS = 3_000
 """How long a client tries what cannot work."""
 
-LONG_POLL_MS = 10_000
+LONG_POLL_MS = 5_000
 """How long a fetch waits where the test is that it need not."""
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")

@@ -103,3 +103,78 @@ class Platformatic(Foreign):
     codecs = ("none", "gzip", "snappy", "lz4")
     headers = "single"
     script = "platformatic.mjs"
+
+
+class Java(Foreign):
+    """The client of Apache Kafka itself. Idempotent unless told otherwise."""
+
+    name = "java"
+    tool = "maven:kafka-clients"
+    script = "JavaClient.java"
+
+    def __init__(self) -> None:
+        self.classes: Path | None = None
+
+    def build(self, folder: Path) -> None:
+        """Compiles the program, once."""
+        if self.classes is None:
+            run_client([tools.find(self.tool), "-cp", f"{tools.JAVA_FOLDER}/*", "-d", folder, HERE / self.script])
+            self.classes = folder
+
+    def argv(self) -> list[str]:
+        assert self.classes is not None, "not built"
+        # Short lives: nothing of it is worth compiling well.
+        java = [
+            str(Path(tools.find(self.tool)).with_name("java")),
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            "-Xshare:auto",
+        ]
+        return [*java, "-cp", f"{self.classes}:{tools.JAVA_FOLDER}/*", "JavaClient"]
+
+
+class Kcat:
+    """The command line, on an old librdkafka (2.0 in Debian). Says lines of text."""
+
+    name = "kcat"
+    tool = "kcat"
+    codecs = CODECS
+    headers = "text"
+
+    def run(self, where: Where, *told: str, stdin: bytes = b"") -> str:
+        options = {
+            "security.protocol": where.protocol,
+            "message.timeout.ms": str(PATIENCE_MS),
+            "message.max.bytes": str(64 << 20),
+            "topic.metadata.propagation.max.ms": "0",
+        }
+        if where.user:
+            options |= {"sasl.mechanism": "PLAIN", "sasl.username": where.user, "sasl.password": where.password}
+        if where.ca:
+            options |= {"ssl.ca.location": where.ca}
+        argv = [tools.find("kcat"), "-b", where.bootstrap]
+        for name, value in options.items():
+            argv += ["-X", f"{name}={value}"]
+        ended = run_client([*argv, *told], stdin=stdin, timeout_s=WAIT_S, code=None)
+        if ended.code:
+            raise Refused(ended.stderr)
+        return ended.stdout
+
+    def produce(self, where: Where, topic: str, records: list[Record], codec: str = "none") -> list[int]:
+        """It does not say at what offsets; they are those of a new topic."""
+        headers = [part for name, value in records[0].headers for part in ("-H", f"{name}={(value or b'').decode()}")]
+        lines = b"".join((r.key or b"") + b"|" + (r.value or b"") + b"\n" for r in records)
+        told = ["-P", "-t", topic, "-p", "0", "-K", "|", "-z", codec, *headers]
+        self.run(where, *told, stdin=lines)
+        return list(range(len(records)))
+
+    def read(self, where: Where, topic: str, group: str, count: int) -> list[Record]:
+        """Its group commits where it ends."""
+        told = ["-f", "%K|%S|%h|%k|%s\n", "-X", "auto.offset.reset=earliest", "-c", str(count), "-G", group, topic]
+        return [_of_kcat(line) for line in self.run(where, *told).splitlines()]
+
+
+def _of_kcat(line: str) -> Record:
+    key_length, value_length, headers, key, value = line.split("|", 4)
+    pairs = tuple((n, v.encode()) for n, v in (pair.split("=", 1) for pair in headers.split(",") if pair))
+    return Record(None if key_length == "-1" else key.encode(), None if value_length == "-1" else value.encode(), pairs)

@@ -102,7 +102,7 @@ async function woken(topic) {
   await producer.connect();
   const send = (value) => producer.send({ topic, messages: [{ value, partition: 0 }] });
   await send("first");
-  const consumer = await member(`woken.${topic}`, topic, { maxWaitTimeInMs: 10_000 });
+  const consumer = await member(`woken.${topic}`, topic, { maxWaitTimeInMs: 5_000 });
   let came = () => {};
   const coming = () => new Promise((done) => (came = done));
   const first = coming();

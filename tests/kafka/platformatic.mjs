@@ -98,7 +98,7 @@ async function share(topic, groupId) {
 async function woken(topic) {
   const producer = new Producer(options);
   await sent(producer, topic, [{ value: Buffer.from("first"), partition: 0 }], "none");
-  const consumer = member(`woken.${topic}`, { maxWaitTime: 10_000, timeout: 20_000 });
+  const consumer = member(`woken.${topic}`, { maxWaitTime: 5_000, timeout: 20_000 });
   const stream = await consume(consumer, topic);
   const messages = stream[Symbol.asyncIterator]();
   await messages.next();

@@ -10,22 +10,26 @@ from tests.clients.mesh import MeshProcess
 from tests.kafka.kafka_bare import stored_codec
 from tests.kafka.kafka_clients import BLOB, CODECS, Client, Record, Refused, Where, said_by, seen_by
 from tests.kafka.kafka_clients_aiokafka import Aiokafka
-from tests.kafka.kafka_clients_foreign import Foreign, KafkaJs, Platformatic
+from tests.kafka.kafka_clients_foreign import Foreign, Java, KafkaJs, Kcat, Platformatic
 from tests.kafka.kafka_clients_python import Confluent, KafkaPython
 
 pytestmark = pytest.mark.slow
 
 FOUR_PARTITIONS = "[kafka]\npartitions = 4\n"
-CLIENTS: tuple[Client, ...] = (Aiokafka(), KafkaPython(), Confluent(), KafkaJs(), Platformatic())
+CLIENTS: tuple[Client, ...] = (Aiokafka(), KafkaPython(), Confluent(), KafkaJs(), Platformatic(), Java())
 REFERENCE = Confluent()
 
 
 @pytest.fixture(params=CLIENTS, ids=lambda client: client.name)
-def client(request: pytest.FixtureRequest, require: Callable[[str], str]) -> Client:
+def client(
+    request: pytest.FixtureRequest, require: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Client:
     """Each in turn."""
     found: Client = request.param
     if isinstance(found, Foreign):
         require(found.tool)
+    if isinstance(found, Java):
+        found.build(tmp_path_factory.mktemp("java"))
     return found
 
 
@@ -95,3 +99,28 @@ def test_a_topic_nobody_knows_where_none_comes_to_be(mesh_process: Callable[...,
     mesh = mesh_process("[kafka]\nauto_create = false\n", memory=True, listeners={"kafka": "127.0.0.1:0"})
     with pytest.raises(Refused, match=r"(?i)unknown|metadata|not (present|host)"):
         client.produce(at(mesh), "nobody.knows", [Record(b"k", b"v")])
+
+
+def test_kcat_in_every_codec_and_a_group(mesh: MeshProcess, require: Callable[[str], str]):
+    require("kcat")
+    kcat = Kcat()
+    records = said_by(kcat)
+    for codec in CODECS:
+        topic = f"kcat.{codec}"
+        kcat.produce(at(mesh), topic, records, codec)
+        assert stored_codec(mesh, topic) == CODECS.index(codec)
+        assert REFERENCE.read(at(mesh), topic, f"reads.{topic}", 3) == records, codec
+        assert kcat.read(at(mesh), topic, "kcat", 3) == records, codec
+    more = [Record(b"new", b"more", records[0].headers)]
+    kcat.produce(at(mesh), "kcat.none", more)
+    assert kcat.read(at(mesh), "kcat.none", "kcat", 1) == more
+
+
+def test_kcat_sees_nulls_and_is_refused_what_is_too_large(mesh: MeshProcess, require: Callable[[str], str]):
+    require("kcat")
+    kcat = Kcat()
+    records = [Record(b"gone", None), Record(None, b"no key"), Record(b"", b"")]
+    REFERENCE.produce(at(mesh), "kcat.nulls", records)
+    assert kcat.read(at(mesh), "kcat.nulls", "kcat", 3) == records
+    with pytest.raises(Refused, match=r"(?i)large"):
+        kcat.produce(at(mesh), "kcat.large", [Record(b"k", b"x" * 2_000_000, (("a", b"1"),))])
