@@ -20,7 +20,7 @@ from tests.clients.processes import Child
 
 TOUR = Path(__file__).parents[2] / "docs" / "tour.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TOOLS = ("curl", "mosquitto_pub", "mosquitto_sub", "mosquitto_rr")
+TOOLS = ("curl", "kcat", "mosquitto_pub", "mosquitto_sub", "mosquitto_rr")
 MARK = "= = = {} = = ="
 
 
@@ -28,11 +28,14 @@ def blocks() -> list[tuple[str, str]]:
     return [(match[1], match[2]) for match in BLOCK.finditer(TOUR.read_text("utf-8"))]
 
 
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
-            each.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
 
 
 def unseen(shown: str, said: str) -> str | None:
@@ -73,7 +76,7 @@ def test_every_sh_block_shows_what_it_printed() -> None:
 @pytest.mark.slow
 def test_the_tour_is_true(require: Callable[[str], str], tmp_path: Path) -> None:
     found = [str(Path(require(tool)).parent) for tool in TOOLS]
-    mqtt, http = free_ports()
+    mqtt, kafka, http = free_ports(3)
     script = [
         "set -eo pipefail",
         *(line for n, text in enumerate(_texts("sh")) for line in (f"echo; echo '{MARK.format(n)}'", text)),
@@ -81,6 +84,7 @@ def test_the_tour_is_true(require: Callable[[str], str], tmp_path: Path) -> None
     env = {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), *found, os.environ["PATH"])),
         "MQTT_PORT": str(mqtt),
+        "KAFKA_PORT": str(kafka),
         "HTTP_PORT": str(http),
         "COLUMNS": "100",
     }
@@ -92,7 +96,7 @@ def test_the_tour_is_true(require: Callable[[str], str], tmp_path: Path) -> None
         _, mark, said = ended.stdout.partition(MARK.format(n) + "\n")
         assert mark, f"block {n} of the tour was not reached{told}"
         said = said.partition(MARK.format(n + 1))[0]
-        shown = shown.replace(":1883\n", f":{mqtt}\n").replace(":8080/", f":{http}/")
+        shown = shown.replace(":1883\n", f":{mqtt}\n").replace(":9092\n", f":{kafka}\n").replace(":8080/", f":{http}/")
         line = unseen(shown, said)
         assert line is None, f"block {n} of the tour shows {line!r}; what was said is\n{said}\n{ended.stderr[-3000:]}"
     assert ended.code == 0, told
