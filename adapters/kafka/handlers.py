@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.kafka import fetch, group_apis, metadata, offset_apis, produce, sasl
-from dragoman.adapters.kafka.apis import ApiKey
+from dragoman.adapters.kafka import (
+    admin_cluster,
+    admin_configs,
+    admin_topics,
+    fetch,
+    group_apis,
+    metadata,
+    offset_apis,
+    produce,
+    sasl,
+)
+from dragoman.adapters.kafka.apis import BY_KEY, ApiKey
 
 if TYPE_CHECKING:
     from dragoman.adapters.kafka.session import Ask
@@ -31,6 +41,18 @@ HANDLERS: Final[dict[int, Handler]] = {
     ApiKey.OFFSET_DELETE: offset_apis.offset_delete,
     ApiKey.SASL_HANDSHAKE: sasl.handshake,
     ApiKey.API_VERSIONS: metadata.api_versions,
+    ApiKey.CREATE_TOPICS: admin_topics.create_topics,
+    ApiKey.DELETE_TOPICS: admin_topics.delete_topics,
+    ApiKey.DELETE_RECORDS: admin_topics.delete_records,
     ApiKey.INIT_PRODUCER_ID: metadata.init_producer_id,
+    ApiKey.OFFSET_FOR_LEADER_EPOCH: admin_cluster.offset_for_leader_epoch,
+    ApiKey.DESCRIBE_CONFIGS: admin_configs.describe_configs,
+    ApiKey.ALTER_CONFIGS: admin_configs.alter_configs,
     ApiKey.SASL_AUTHENTICATE: sasl.authenticate,
+    ApiKey.CREATE_PARTITIONS: admin_topics.create_partitions,
+    ApiKey.INCREMENTAL_ALTER_CONFIGS: admin_configs.incremental_alter_configs,
+    ApiKey.DESCRIBE_CLUSTER: admin_cluster.describe_cluster,
+    ApiKey.DESCRIBE_TOPIC_PARTITIONS: admin_cluster.describe_topic_partitions,
 }
+
+assert HANDLERS.keys() == BY_KEY.keys(), "what is advertised is answered"

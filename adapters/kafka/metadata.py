@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.kafka import codec
+from dragoman.adapters.kafka.admin_access import may_see
 from dragoman.adapters.kafka.codes import ErrorCode
 from dragoman.adapters.kafka.errors import code_of
 from dragoman.adapters.kafka.names import listed
@@ -27,7 +28,6 @@ from dragoman.adapters.kafka.shapes_data import (
     MetadataResponsePartition,
     MetadataResponseTopic,
 )
-from dragoman.broker.gate import Action
 from dragoman.routing.message import Entry, end_of
 from dragoman.routing.refusals import Refusal
 
@@ -59,7 +59,7 @@ def metadata(ask: Ask) -> None:
     if wanted is None or (ask.version == 0 and not wanted):
         for topic in list(realm.topics.all()):
             spelt = listed(topic.name)
-            if spelt is not None and _may_see(session, topic.name):
+            if spelt is not None and may_see(session, topic.name):
                 response.topics.append(_described(session, spelt, topic.name))
     else:
         create = request.allow_auto_topic_creation or ask.version < 4
@@ -81,7 +81,7 @@ def _asked_for(session: KafkaSession, topic: str, *, create: bool) -> MetadataRe
     name = realm.names.channel(topic)
     if isinstance(name, Refusal):
         return MetadataResponseTopic(name=topic, error_code=ErrorCode.INVALID_TOPIC_EXCEPTION)
-    if not _may_see(session, name):
+    if not may_see(session, name):
         return MetadataResponseTopic(name=topic, error_code=ErrorCode.TOPIC_AUTHORIZATION_FAILED)
     if realm.broker.verbs.owns(name):
         return MetadataResponseTopic(name=topic, partitions=[_partition(0)], topic_id=realm.names.id_of(topic, 0))
@@ -114,15 +114,6 @@ def _partition(index: int) -> MetadataResponsePartition:
         replica_nodes=[NODE_ID],
         isr_nodes=[NODE_ID],
     )
-
-
-def _may_see(session: KafkaSession, name: str) -> bool:
-    """Whoever may read or write a topic may know that it is there."""
-    realm = session.realm
-    if realm.broker.may_read(session, name):
-        return True
-    verdict = realm.gate.check(session.principal, Action.PUBLISH, name, session.agent)
-    return not isinstance(verdict, Refusal) and realm.core.permits(session.principal, session.agent, name)
 
 
 # -- offsets ---------------------------------------------------------------------------------------
