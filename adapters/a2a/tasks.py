@@ -80,7 +80,10 @@ class Tasks:
         _history_length(configuration.history_length if configuration is not None else None)
         if message.task_id:
             self._refuse_turn(party, message)
-        asked = asked_of(request, party.skills)
+        try:
+            asked, kept = asked_of(request, party.skills), self._kept(message)
+        except RecursionError:
+            raise invalid("message", "nested too deeply") from None
         if party.wanted == views.OWN_AGENT and asked.skill == PUBLISH:
             asked = _traced(asked, {**party.trace, **(request.metadata or {}), **(message.metadata or {})})
         call = self._broker.calls.start(
@@ -100,7 +103,7 @@ class Tasks:
             return Found(call, known.context)
         context = message.context_id or str(uuid4())
         if not isinstance(self._broker.calls.get(party.principal, call.id), Refusal):
-            ticket = self._notes.note(call, party.agent, context, self._kept(message))
+            ticket = self._notes.note(call, party.agent, context, kept)
             try:
                 await self._broker.safe(ticket)
             except RefusedError as error:

@@ -125,6 +125,25 @@ def test_what_is_no_request(body: bytes, code: int, request_id: object) -> None:
     run(ask)
 
 
+@pytest.mark.parametrize("depth", [90, 300, 480, 900, 5000])
+def test_what_is_nested_deeply_does_no_harm(depth: int) -> None:
+    async def body(mesh: A2aMesh) -> None:
+        mesh.add("t1")
+        for place in ("parts", "metadata", "extra"):
+            deep = b"[" * depth + b"]" * depth
+            part = b'{"data":{"a":' + (deep if place == "parts" else b"1") + b"}}"
+            more = b"" if place == "parts" else b',"' + place.encode() + b'":{"a":' + deep + b"}"
+            said = b'{"messageId":"' + place.encode() + b'","role":"ROLE_USER","parts":[' + part + b"]" + more + b"}"
+            ask = b'{"jsonrpc":"2.0","id":1,"method":"SendMessage","params":{"message":' + said + b"}}"
+            status, _, answer = await mesh.post("/t1", ask)
+            assert status == 200
+            assert "result" in answer or answer["error"]["code"] in (-32700, -32602)
+        status, _, answer = await mesh.post("/t1", b'{"jsonrpc":"2.0","id":1,"method":"\\ud800"}')
+        assert (status, answer["error"]["code"]) == (200, -32700)
+
+    run(body)
+
+
 @pytest.mark.parametrize("version", ["", "0.3", "1.1", "2.0", "one"])
 def test_only_one_version_is_spoken(version: str) -> None:
     async def body(mesh: A2aMesh) -> None:
