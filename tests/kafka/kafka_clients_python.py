@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
@@ -19,9 +19,35 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
     from kafka.errors import KafkaError as PythonError
+    from kafka.net.compat import KafkaNetClient
 
 BIG = 64 << 20
 """What a client may send where the mesh is to say that it is too much."""
+
+
+Found = TypeVar("Found")
+
+
+def _told(act: Callable[[list[KafkaNetClient]], Found]) -> Found:
+    """What ``act`` finds, or ``Refused`` with kafka-python's words.
+
+    ``act`` is given a list for the connections it makes: a client that could not be made leaves them open.
+    """
+    made: list[KafkaNetClient] = []
+    try:
+        return act(made)
+    except PythonError as error:
+        for connections in made:
+            connections.close()
+        raise Refused(f"{type(error).__name__}: {error}") from error
+
+
+def _kept_in(made: list[KafkaNetClient]) -> Callable[..., KafkaNetClient]:
+    def make(**options: Any) -> KafkaNetClient:
+        made.append(KafkaNetClient(**options))
+        return made[-1]
+
+    return make
 
 
 class _Member:
@@ -90,47 +116,47 @@ class KafkaPython:
         return KafkaConsumer(group_id=group, **self.options(where), **{**defaults, **more})
 
     def produce(self, where: Where, topic: str, records: list[Record], codec: str = "none") -> list[int]:
-        compression = None if codec == "none" else codec
-        producer = None
+        return _told(lambda made: self._produce(made, where, topic, records, codec))
+
+    def _produce(
+        self, made: list[KafkaNetClient], where: Where, topic: str, records: list[Record], codec: str
+    ) -> list[int]:
+        producer = KafkaProducer(
+            **self.options(where),
+            compression_type=None if codec == "none" else codec,
+            max_request_size=BIG,
+            max_block_ms=PATIENCE_MS,
+            bootstrap_timeout_ms=PATIENCE_MS,
+            linger_ms=20,
+            kafka_client=_kept_in(made),
+        )
         try:
-            producer = KafkaProducer(
-                **self.options(where),
-                compression_type=compression,
-                max_request_size=BIG,
-                max_block_ms=PATIENCE_MS,
-                bootstrap_timeout_ms=PATIENCE_MS,
-                linger_ms=20,
-            )
             waiting = [
                 producer.send(topic, key=r.key, value=r.value, headers=list(r.headers), partition=0) for r in records
             ]
             producer.flush(WAIT_S)
             return [future.get(WAIT_S).offset for future in waiting]
-        except PythonError as error:
-            raise Refused(f"{type(error).__name__}: {error}") from error
         finally:
-            if producer is not None:
-                producer.close(WAIT_S)
+            producer.close(WAIT_S)
 
     def read(self, where: Where, topic: str, group: str, count: int) -> list[Record]:
-        consumer = None
+        return _told(lambda made: self._read(made, where, topic, group, count))
+
+    def _read(self, made: list[KafkaNetClient], where: Where, topic: str, group: str, count: int) -> list[Record]:
+        consumer = self.consumer(where, group, bootstrap_timeout_ms=PATIENCE_MS, kafka_client=_kept_in(made))
         found: list[Record] = []
+
+        def enough() -> bool:
+            for batch in consumer.poll(200, max_records=count - len(found)).values():
+                found.extend(Record(r.key, r.value, tuple(map(tuple, r.headers))) for r in batch)
+            return len(found) >= count
+
         try:
-            consumer = self.consumer(where, group, bootstrap_timeout_ms=PATIENCE_MS)
             consumer.subscribe([topic])
-
-            def enough() -> bool:
-                for batch in consumer.poll(200, max_records=count - len(found)).values():
-                    found.extend(Record(r.key, r.value, tuple(map(tuple, r.headers))) for r in batch)
-                return len(found) >= count
-
             until(enough, f"{count} records, only {found}")
             consumer.commit()
-        except PythonError as error:
-            raise Refused(f"{type(error).__name__}: {error}") from error
         finally:
-            if consumer is not None:
-                consumer.close()
+            consumer.close()
         return found
 
     def share(self, where: Where, topic: str, group: str) -> Shares:
@@ -166,9 +192,7 @@ class KafkaPython:
     def create(self, where: Where, topic: str, partitions: int) -> None:
         admin = self.admin(where)
         try:
-            admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": 1}})
-        except PythonError as error:
-            raise Refused(f"{type(error).__name__}: {error}") from error
+            _told(lambda _: admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": 1}}))
         finally:
             admin.close()
 

@@ -10,7 +10,7 @@ from tests.clients.mesh import MeshProcess
 from tests.kafka.kafka_bare import stored_codec
 from tests.kafka.kafka_clients import BLOB, CODECS, Client, Record, Refused, Where, said_by, seen_by
 from tests.kafka.kafka_clients_aiokafka import Aiokafka
-from tests.kafka.kafka_clients_foreign import Foreign, Java, KafkaJs, Kcat, Platformatic
+from tests.kafka.kafka_clients_foreign import Java, KafkaJs, Kcat, Platformatic
 from tests.kafka.kafka_clients_python import Confluent, KafkaPython
 
 pytestmark = pytest.mark.slow
@@ -21,16 +21,9 @@ REFERENCE = Confluent()
 
 
 @pytest.fixture(params=CLIENTS, ids=lambda client: client.name)
-def client(
-    request: pytest.FixtureRequest, require: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Client:
+def client(request: pytest.FixtureRequest, ready: Callable[[Client], Client]) -> Client:
     """Each in turn."""
-    found: Client = request.param
-    if isinstance(found, Foreign):
-        require(found.tool)
-    if isinstance(found, Java):
-        found.build(tmp_path_factory.mktemp("java"))
-    return found
+    return ready(request.param)
 
 
 def at(mesh: MeshProcess) -> Where:
