@@ -7,8 +7,11 @@ and every structure ends with tagged fields that whoever does not know them skip
 from __future__ import annotations
 
 import dataclasses
+import operator
+import struct
 import uuid
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any, Final, NamedTuple, final
 
 from dragoman.adapters.kafka.wire import Cursor, Output, Records, WireError
@@ -43,22 +46,23 @@ _KEY: Final = "kafka"
 
 @final
 class Kind:
-    """A primitive type."""
+    """A primitive type; ``code`` is its format if it has a fixed width."""
 
-    __slots__ = ("default", "name")
+    __slots__ = ("code", "default", "name")
 
-    def __init__(self, name: str, default: object) -> None:
+    def __init__(self, name: str, default: object, code: str = "") -> None:
         self.name = name
         self.default = default
+        self.code = code
 
 
-BOOL: Final = Kind("boolean", default=False)
-INT8: Final = Kind("int8", 0)
-INT16: Final = Kind("int16", 0)
-UINT16: Final = Kind("uint16", 0)
-INT32: Final = Kind("int32", 0)
-INT64: Final = Kind("int64", 0)
-FLOAT64: Final = Kind("float64", 0.0)
+BOOL: Final = Kind("boolean", default=False, code="?")
+INT8: Final = Kind("int8", 0, "b")
+INT16: Final = Kind("int16", 0, "h")
+UINT16: Final = Kind("uint16", 0, "H")
+INT32: Final = Kind("int32", 0, "i")
+INT64: Final = Kind("int64", 0, "q")
+FLOAT64: Final = Kind("float64", 0.0, "d")
 UUID: Final = Kind("uuid", uuid.UUID(int=0))
 STRING: Final = Kind("string", "")
 BYTES: Final = Kind("bytes", b"")
@@ -151,59 +155,127 @@ def form_of(shape: type, version: int, flexible: bool) -> Form:
 
 
 def _compiled(shape: type, version: int, flexible: bool) -> Form:
-    plain: list[tuple[str, Form]] = []
     tags: dict[int, tuple[str, Form]] = {}
+    plain: list[tuple[str, Field]] = []
     for name, field in fields_of(shape):
-        if not field.there(version):
-            continue
-        form = _field(field, version, flexible)
-        if flexible and field.tag >= 0 and version >= field.tagged:
-            tags[field.tag] = (name, form)
-        elif field.tag < 0 or version < field.tagged:
-            plain.append((name, form))
-    return Form(_reader(shape, plain, tags, flexible), _writer(shape, plain, tags, flexible))
+        if not field.there(version) or (field.tag >= 0 and version >= field.tagged):
+            plain.append((name, field._replace(kind=_ABSENT)))
+            if field.there(version) and flexible:
+                tags[field.tag] = (name, _field(field, version, flexible))
+        else:
+            plain.append((name, field))
+    runs = [_Run(shape, list(run), version, flexible) for _, run in groupby(plain, key=_width)]
+    return Form(_reader(shape, runs, tags, flexible), _writer(shape, runs, tags, flexible))
 
 
-def _reader(shape: type, plain: list[tuple[str, Form]], tags: dict[int, tuple[str, Form]], flexible: bool) -> Read:
-    steps = [(name, form.read) for name, form in plain]
-    tagged = {tag: (name, form.read) for tag, (name, form) in tags.items()}
-
-    def read(cursor: Cursor) -> Any:
-        values = {name: step(cursor) for name, step in steps}
-        if flexible:
-            for _ in range(cursor.tags()):
-                known = tagged.get(cursor.uvarint())
-                content = cursor.take(cursor.uvarint())
-                if known is not None:
-                    values[known[0]] = known[1](Cursor(content))
-        return shape(**values)
-
-    return read
+_ABSENT: Final = Kind("absent", None)
+"""Of a field that is not on the wire, or not here: its tag carries it."""
 
 
-def _writer(shape: type, plain: list[tuple[str, Form]], tags: dict[int, tuple[str, Form]], flexible: bool) -> Write:
-    steps = [(name, form.write) for name, form in plain]
-    tagged = [(tag, name, form.write) for tag, (name, form) in sorted(tags.items())]
+def _width(named: tuple[str, Field]) -> str:
+    """What fields have in common that are read at once: fixed width, or not being there. Of others each is alone."""
+    name, field = named
+    if field.kind is _ABSENT:
+        return " absent"
+    return " fixed" if isinstance(field.kind, Kind) and field.kind.code and not field.array else name
 
-    def write(output: Output, value: Any) -> None:
-        for name, step in steps:
-            step(output, getattr(value, name))
-        if not flexible:
-            return
-        said = []
+
+class _Run:
+    """Fields that are read and written at once: several of fixed width, several that are not there, or one other."""
+
+    def __init__(self, shape: type, fields: list[tuple[str, Field]], version: int, flexible: bool) -> None:
+        self.names = [name for name, _ in fields]
+        self.absent = fields[0][1].kind is _ABSENT
+        self.struct: struct.Struct | None = None
+        if _width(fields[0]) == " fixed":
+            kinds = [field.kind for _, field in fields]
+            self.struct = struct.Struct(">" + "".join(kind.code for kind in kinds if isinstance(kind, Kind)))
+        elif self.absent:
+            declared = {field.name: field for field in dataclasses.fields(shape)}
+            self.missing = [declared[name] for name in self.names]
+        else:
+            self.form = _field(fields[0][1], version, flexible)
+
+    def step(self) -> Callable[[Cursor, list[Any]], None]:
+        """Reads the values and puts them behind those that are there."""
+        if self.struct is not None:
+            layout = self.struct
+            return lambda cursor, values: values.extend(cursor.unpack(layout))
+        if self.absent:
+            return _fill(self.missing)
+        read = self.form.read
+        return lambda cursor, values: values.append(read(cursor))
+
+    def write(self) -> Callable[[Output, Any], None]:
+        """Writes the values of a shape."""
+        get = operator.attrgetter(*self.names)
+        if self.struct is None:
+            write = self.form.write
+            return lambda output, value: write(output, get(value))
+        pack = self.struct.pack
+        if len(self.names) == 1:
+            return lambda output, value: output.add(pack(get(value)))
+        return lambda output, value: output.add(pack(*get(value)))
+
+
+def _fill(missing: list[dataclasses.Field[Any]]) -> Callable[[Cursor, list[Any]], None]:
+    """Puts what fields are by default behind the values that are there."""
+    made = [None if each.default_factory is dataclasses.MISSING else each.default_factory for each in missing]
+    if not any(made):
+        defaults = [each.default for each in missing]
+        return lambda cursor, values: values.extend(defaults)
+    both = [(make, each.default) for make, each in zip(made, missing, strict=True)]
+    return lambda cursor, values: values.extend([default if make is None else make() for make, default in both])
+
+
+def _reader(shape: type, runs: list[_Run], tags: dict[int, tuple[str, Form]], flexible: bool) -> Read:
+    places = {name: place for place, (name, _) in enumerate(fields_of(shape))}
+    steps = [run.step() for run in runs]
+    tagged = {tag: (places[name], form.read) for tag, (name, form) in tags.items()}
+
+    def whole(cursor: Cursor) -> Any:
+        values: list[Any] = []
+        for step in steps:
+            step(cursor, values)
+        if flexible and (count := cursor.tags()):
+            tags_of(cursor, count, values)
+        return shape(*values)
+
+    def tags_of(cursor: Cursor, count: int, values: list[Any]) -> None:
+        for _ in range(count):
+            known = tagged.get(cursor.uvarint())
+            content = cursor.take(cursor.uvarint())
+            if known is not None:
+                values[known[0]] = known[1](Cursor(content))
+
+    return whole
+
+
+def _writer(shape: type, runs: list[_Run], tags: dict[int, tuple[str, Form]], flexible: bool) -> Write:
+    steps = [run.write() for run in runs if not run.absent]
+    usual = shape() if tags else None
+    tagged = [(tag, name, getattr(usual, name), form.write) for tag, (name, form) in sorted(tags.items())]
+
+    def whole(output: Output, value: Any) -> None:
+        for step in steps:
+            step(output, value)
         if tagged:
-            usual = shape()
-            said = [entry for entry in tagged if getattr(value, entry[1]) != getattr(usual, entry[1])]
+            tags_of(output, value)
+        elif flexible:
+            output.tail.append(0)
+
+    def tags_of(output: Output, value: Any) -> None:
+        said = [(tag, its, write) for tag, name, default, write in tagged if (its := getattr(value, name)) != default]
         output.uvarint(len(said))
-        for tag, name, step in said:
+        for tag, its, write in said:
             inner = Output()
-            step(inner, getattr(value, name))
+            write(inner, its)
             content = b"".join(inner.parts())
             output.uvarint(tag)
             output.uvarint(len(content))
             output.tail += content
 
-    return write
+    return whole
 
 
 def _field(field: Field, version: int, flexible: bool) -> Form:
@@ -219,12 +291,10 @@ def _one(kind: Kind | type, version: int, flexible: bool, *, nullable: bool) -> 
         return _nullable_struct(form) if nullable else form
     if kind in _LENGTHY:
         return _lengthy(kind, flexible, nullable or kind is RECORDS)
-    return Form(_named(Cursor, kind.name), _named(Output, kind.name))
-
-
-def _named(owner: type, name: str) -> Callable[..., Any]:
-    method: Callable[..., Any] = getattr(owner, name)
-    return method
+    if kind is UUID:
+        return Form(Cursor.uuid, Output.uuid)
+    layout = struct.Struct(">" + kind.code)
+    return Form(lambda cursor: cursor.unpack(layout)[0], lambda output, value: output.add(layout.pack(value)))
 
 
 def _lengthy(kind: Kind, compact: bool, nullable: bool) -> Form:

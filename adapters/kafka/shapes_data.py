@@ -192,7 +192,7 @@ class PartitionProduceResponse:
     log_start_offset: int = f(INT64, since=5, default=-1)
     record_errors: list[BatchIndexAndErrorMessage] = many(BatchIndexAndErrorMessage, since=8)
     error_message: str | None = f(STRING, since=8, null=8, default=None)
-    current_leader: ProduceLeaderIdAndEpoch = f(ProduceLeaderIdAndEpoch, since=10, tag=0)
+    current_leader: ProduceLeaderIdAndEpoch | None = f(ProduceLeaderIdAndEpoch, since=10, tag=0, default=None)
 
 
 @dataclass(slots=True)
@@ -322,9 +322,9 @@ class FetchPartitionData:
     high_watermark: int = f(INT64, default=-1)
     last_stable_offset: int = f(INT64, default=-1)
     log_start_offset: int = f(INT64, since=5, default=-1)
-    diverging_epoch: FetchEpochEndOffset = f(FetchEpochEndOffset, since=12, tag=0)
-    current_leader: FetchLeaderIdAndEpoch = f(FetchLeaderIdAndEpoch, since=12, tag=1)
-    snapshot_id: FetchSnapshotId = f(FetchSnapshotId, since=12, tag=2)
+    diverging_epoch: FetchEpochEndOffset | None = f(FetchEpochEndOffset, since=12, tag=0, default=None)
+    current_leader: FetchLeaderIdAndEpoch | None = f(FetchLeaderIdAndEpoch, since=12, tag=1, default=None)
+    snapshot_id: FetchSnapshotId | None = f(FetchSnapshotId, since=12, tag=2, default=None)
     aborted_transactions: list[AbortedTransaction] = many(AbortedTransaction, null=4)
     preferred_read_replica: int = f(INT32, since=11, default=-1)
     records: Records | None = f(RECORDS, null=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections.abc import Sequence
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 Records: TypeAlias = memoryview | Sequence[bytes | memoryview]
 """Record batches: as they came, or in pieces to be written one after the other."""
@@ -15,11 +15,9 @@ ITEMS_MAX: Final = 1_000_000
 
 TAGS_MAX: Final = 10_000
 
+_INT8: Final = struct.Struct(">b")
 _INT16: Final = struct.Struct(">h")
-_UINT16: Final = struct.Struct(">H")
 _INT32: Final = struct.Struct(">i")
-_INT64: Final = struct.Struct(">q")
-_FLOAT64: Final = struct.Struct(">d")
 
 
 class WireError(ValueError):
@@ -50,42 +48,28 @@ class Cursor:
         self.at = start + count
         return self._data[start : self.at]
 
-    def _fixed(self, form: struct.Struct) -> int:
+    def unpack(self, form: struct.Struct) -> tuple[Any, ...]:
+        """Values of fixed width, one after the other."""
         start = self.at
         if form.size > self._end - start:
             raise WireError(f"{form.size} bytes are needed where {self._end - start} are left")
         self.at = start + form.size
-        value: int = form.unpack_from(self._data, start)[0]
-        return value
+        return form.unpack_from(self._data, start)
 
     def int8(self) -> int:
         """A signed byte."""
-        value = self.take(1)[0]
-        return value - 256 if value > 127 else value
-
-    def boolean(self) -> bool:
-        """A byte that is not zero."""
-        return self.take(1)[0] != 0
+        value: int = self.unpack(_INT8)[0]
+        return value
 
     def int16(self) -> int:
         """Two bytes, signed."""
-        return self._fixed(_INT16)
-
-    def uint16(self) -> int:
-        """Two bytes."""
-        return self._fixed(_UINT16)
+        value: int = self.unpack(_INT16)[0]
+        return value
 
     def int32(self) -> int:
         """Four bytes, signed."""
-        return self._fixed(_INT32)
-
-    def int64(self) -> int:
-        """Eight bytes, signed."""
-        return self._fixed(_INT64)
-
-    def float64(self) -> float:
-        """An IEEE double."""
-        return float(_FLOAT64.unpack(self.take(8))[0])
+        value: int = self.unpack(_INT32)[0]
+        return value
 
     def uuid(self) -> uuid.UUID:
         """Sixteen bytes."""
@@ -93,6 +77,12 @@ class Cursor:
 
     def uvarint(self) -> int:
         """At most five bytes, seven bits each, the lowest first."""
+        at = self.at
+        if at < self._end:
+            first = self._data[at]
+            if first < 0x80:
+                self.at = at + 1
+                return first
         value = shift = 0
         while True:
             byte = self.take(1)[0]
@@ -166,33 +156,21 @@ class Output:
             self.tail = bytearray()
         self._done.extend(parts)
 
+    def add(self, content: bytes) -> None:
+        """Adds bytes that are written already."""
+        self.tail += content
+
     def int8(self, value: int) -> None:
         """A signed byte."""
         self.tail.append(value & 0xFF)
-
-    def boolean(self, value: bool) -> None:
-        """A byte: 1 or 0."""
-        self.tail.append(1 if value else 0)
 
     def int16(self, value: int) -> None:
         """Two bytes, signed."""
         self.tail += _INT16.pack(value)
 
-    def uint16(self, value: int) -> None:
-        """Two bytes."""
-        self.tail += _UINT16.pack(value)
-
     def int32(self, value: int) -> None:
         """Four bytes, signed."""
         self.tail += _INT32.pack(value)
-
-    def int64(self, value: int) -> None:
-        """Eight bytes, signed."""
-        self.tail += _INT64.pack(value)
-
-    def float64(self, value: float) -> None:
-        """An IEEE double."""
-        self.tail += _FLOAT64.pack(value)
 
     def uuid(self, value: uuid.UUID) -> None:
         """Sixteen bytes."""
