@@ -139,7 +139,9 @@ def build(messages: Sequence[Message]) -> bytes:
     for message in messages:
         envelope = message.envelope or EMPTY
         sent_ms = message.time_ms if envelope.sent_ms is None else envelope.sent_ms
-        added = builder.append(message.offset - first, sent_ms, envelope.key, message.payload, headers_of(message))
+        # A retained value is cleared by an empty one elsewhere; the word for that here is no value at all.
+        value = None if message.retain and not message.payload else message.payload
+        added = builder.append(message.offset - first, sent_ms, envelope.key, value, headers_of(message))
         assert added is not None, f"{size} bytes are too few for {len(messages)} records"
     batch = bytearray(builder.build())
     _PATCH.pack_into(batch, 0, first, len(batch) - _BEFORE_LENGTH, LEADER_EPOCH)
