@@ -141,6 +141,8 @@ SPECIAL: Final = """
   it. `mesh-id`, `mesh-from` and `mesh-lost` are the mesh's to say: a client's own are not passed on, so a reader may
   believe them.
 - A reader gets the lower of its own wish and the sender's. HTTP and MCP readers acknowledge by reading on.
+- A retained value is cleared by an empty payload or a tombstone that asks to be retained; to Kafka that is a null value
+  with `mesh-retain`, to MQTT an empty payload.
 - A response topic below `mesh/me/` is made absolute on receipt (`mesh/to/{agent}/reply/…`), to mean the same to all.
 - The attributes `partitionkey` and `time` of a CloudEvent are the message's key and its sender's clock as well, unless
   it says those itself. A batch of events is refused: 415.
