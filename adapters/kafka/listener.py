@@ -22,6 +22,9 @@ logger: Final = logging.getLogger("dragoman.kafka")
 READ_BYTES: Final = 64 * 1024
 """Most bytes of small requests taken from one connection in a turn, so that nobody starves (design §2)."""
 
+ANNOUNCED_BYTES: Final = 1 << 20
+"""Room made for a request of which only the length is here; more when so much has come."""
+
 LENGTH: Final = 4
 """Bytes in front of each request that say how long it is."""
 
@@ -42,7 +45,9 @@ class Connection(asyncio.BufferedProtocol):
         "_held",
         "_listener",
         "_part",
+        "_resuming",
         "_transport",
+        "_whole",
         "session",
     )
 
@@ -51,10 +56,12 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._address = ""
         self._part: bytearray | None = None
+        self._whole = 0
         self._filled = 0
         self._closing = False
         self._flushing = False
         self._held = False
+        self._resuming = False
         self._deadline: Timer | None = None
         self.session: KafkaSession | None = None
 
@@ -107,6 +114,10 @@ class Connection(asyncio.BufferedProtocol):
         self._filled += nbytes
         if self._filled < len(self._part):
             return
+        if self._filled < self._whole:
+            # It does send what it has announced: now there is room for the rest of it.
+            self._part = self._part + bytearray(self._whole - self._filled)
+            return
         part, self._part = self._part, None
         if len(part) == LENGTH:
             self._begin(bytes(part))
@@ -129,7 +140,7 @@ class Connection(asyncio.BufferedProtocol):
             self._begin(bytes(data[at:]))
 
     def _begin(self, start: bytes) -> None:
-        """The beginning of a request: makes room for the whole of it."""
+        """The beginning of a request: makes room for it, at first no more than anybody may have for the asking."""
         whole = LENGTH
         if len(start) >= LENGTH:
             length = int.from_bytes(start[:LENGTH], "big", signed=True)
@@ -139,8 +150,9 @@ class Connection(asyncio.BufferedProtocol):
         if len(start) == whole:
             self._request(memoryview(b""))
             return
-        self._part = bytearray(whole)
+        self._part = bytearray(min(whole, ANNOUNCED_BYTES))
         self._part[: len(start)] = start
+        self._whole = whole
         self._filled = len(start)
 
     def _refuses(self, length: int, start: bytes) -> bool:
@@ -164,6 +176,10 @@ class Connection(asyncio.BufferedProtocol):
     def _request(self, request: memoryview) -> None:
         session = self.session
         assert session is not None
+        if not session.postpones(request):
+            self._handle(session, request)
+
+    def _handle(self, session: KafkaSession, request: memoryview) -> None:
         try:
             session.received(request)
         except Exception:
@@ -233,11 +249,47 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 transport.resume_reading()
 
+    def take_up(self) -> None:
+        """Requests that had to wait can be handled, in a turn of their own."""
+        if not self._resuming:
+            self._resuming = True
+            self._listener.realm.core.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        session = self.session
+        while session is not None and (request := session.resumed()) is not None:
+            self._handle(session, request)
+
     def accepted(self) -> None:
-        """The peer has shown who it is, or need not."""
+        """The peer has shown who it is, or need not: the deadline becomes that of idle connections."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        self._watch_idle(self._idle_ms)
+
+    @property
+    def _idle_ms(self) -> int:
+        return int(self._listener.realm.settings.idle_s * 1000)
+
+    def _watch_idle(self, in_ms: int) -> None:
+        if self._idle_ms:
+            self._deadline = self._listener.realm.broker.timers.after(max(1, in_ms), self._quiet)
+
+    def _quiet(self) -> None:
+        """Closes a connection on which nothing was asked for so long; also one whose peer is silently gone."""
+        self._deadline = None
+        session = self.session
+        if session is None or self._closing:
+            return
+        left_ms = session.seen_ms + self._idle_ms - self._listener.realm.core.clock.monotonic_ms()
+        if left_ms <= 0 and session.idle:
+            session.realm.say("kafka connection closed: %s", "idle for too long", session)
+            self._closing = True
+            if self._transport is not None:
+                self._transport.close()
+        else:
+            self._watch_idle(left_ms if left_ms > 0 else self._idle_ms)
 
     def _too_late(self) -> None:
         self._deadline = None

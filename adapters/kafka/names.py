@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.routing.names import from_kafka, kafka_channel, to_kafka
+from dragoman.routing.names import KAFKA_TOPIC_MAX, from_kafka, kafka_channel, to_kafka
 from dragoman.routing.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -36,9 +36,12 @@ class Names:
         """The channel's name. The dotted spelling first, then the channel's own name as an alias."""
         known = self._channels.get(topic)
         if known is None:
+            known = kafka_channel(topic)
+            if len(topic) > KAFKA_TOPIC_MAX:
+                return known
             if len(self._channels) >= REMEMBERED_MAX:
                 self._channels.clear()
-            known = self._channels[topic] = kafka_channel(topic)
+            self._channels[topic] = known
         return known
 
     def partition(self, topic: str, index: int) -> Channel | None:

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 OPEN_TO_STRANGERS: Final = frozenset((ApiKey.API_VERSIONS, ApiKey.SASL_HANDSHAKE, ApiKey.SASL_AUTHENTICATE))
 """What may be asked before anybody knows who asks."""
 
+OWED_BYTES_MAX: Final = 1 << 20
+"""Answers not written yet; beyond, the next request waits. One answer can be larger, and goes alone."""
+
+_FETCH: Final = ApiKey.FETCH.to_bytes(2, "big")
+
 ROUTES_MAX: Final = 4_096
 """Ways into channels remembered for one connection."""
 
@@ -43,6 +48,9 @@ class Wire(Protocol):
 
     def hold(self, held: bool) -> None:
         """Stops or goes on reading."""
+
+    def take_up(self) -> None:
+        """Requests that had to wait can be handled: soon, ``resumed`` is to be called until it is None."""
 
     def accepted(self) -> None:
         """The peer has shown who it is."""
@@ -89,7 +97,7 @@ class Ask:
         self.answered = True
         self.on_gone = None
         self._out = out
-        self.session.answered()
+        self.session.answered(sum(map(len, out)))
 
     @property
     def out(self) -> list[bytes | memoryview]:
@@ -116,6 +124,7 @@ class KafkaSession:
         self.client = ""
         self.closing = False
         self.admitted = False
+        self.seen_ms = realm.core.clock.monotonic_ms()
         #: the SASL mechanism that was agreed on, until it has been used
         self.mechanism: str | None = None
         self._wire = wire
@@ -123,6 +132,7 @@ class KafkaSession:
         self._busy = False
         self._later: deque[memoryview] = deque()
         self._out: list[bytes | memoryview] = []
+        self._owed = 0
         self._routes: dict[str, Route] = {}
         self._waiting: dict[Ticket, list[Then]] = {}
         self._paused = False
@@ -157,6 +167,11 @@ class KafkaSession:
         return self.reached if advertised is None else (advertised.host, advertised.port)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing it asked for is under way."""
+        return not self._asks and not self._busy
+
+    @property
     def request_bytes_max(self) -> int:
         """How large a request may be."""
         settings = self.realm.settings
@@ -166,14 +181,33 @@ class KafkaSession:
 
     def arrived(self, nbytes: int) -> None:
         """So many bytes were read."""
+        self.seen_ms = self.realm.core.clock.monotonic_ms()
         self.realm.counters.bytes_in += nbytes
 
+    def postpones(self, request: memoryview) -> bool:
+        """Whether a whole request, without its length, has to wait; else it is to be given to ``received`` now."""
+        if not self._later and not self._must_wait(request):
+            return False
+        self._later.append(request)
+        self._regulate()
+        return True
+
+    def resumed(self) -> memoryview | None:
+        """The next request that had to wait and need not any more: to be given to ``received`` now."""
+        if not self._later or self._must_wait(self._later[0]):
+            return None
+        return self._later.popleft()
+
+    def _must_wait(self, request: memoryview) -> bool:
+        """Whether answers in front of it are too much already. Of fetches one is under way: each may be megabytes."""
+        if self._busy or self._paused or self._owed > OWED_BYTES_MAX:
+            return True
+        fetch = request[:2] == _FETCH
+        return fetch and any(ask.key == ApiKey.FETCH and not ask.answered for ask in self._asks)
+
     def received(self, request: memoryview) -> None:
-        """One whole request, without its length."""
+        """Handles a request."""
         if self.closing:
-            return
-        if self._busy:
-            self._later.append(request)
             return
         self.realm.core.tick()
         try:
@@ -227,14 +261,13 @@ class KafkaSession:
         """While a password is checked, what follows waits."""
         self._busy = busy
         self._regulate()
-        while self._later and not self._busy and not self.closing:
-            self.received(self._later.popleft())
 
     # -- answers -------------------------------------------------------------------------------------
 
-    def answered(self) -> None:
+    def answered(self, size: int) -> None:
         """An answer is there; it goes out when those before it have."""
         asks = self._asks
+        self._owed += size
         while asks and asks[0].answered:
             self._out.extend(asks.popleft().out)
         if self._out:
@@ -244,7 +277,11 @@ class KafkaSession:
     def take_out(self) -> list[bytes | memoryview]:
         """What is to be written now."""
         out, self._out = self._out, []
-        self.realm.counters.bytes_out += sum(map(len, out))
+        size = sum(map(len, out))
+        self._owed -= size
+        self.realm.counters.bytes_out += size
+        if self._later:
+            self._regulate()
         return out
 
     def backed_up(self, paused: bool) -> None:
@@ -255,8 +292,11 @@ class KafkaSession:
     def _regulate(self) -> None:
         """A connection is read while it may add to what is under way."""
         realm = self.realm
+        if self._later and not self._must_wait(self._later[0]):
+            self._wire.take_up()
         self._wire.hold(
             self._paused
+            or bool(self._later)
             or self._busy
             or len(self._asks) >= realm.settings.asks_max
             or self._unsafe_bytes > realm.core.settings.uncommitted_session_bytes_max

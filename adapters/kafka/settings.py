@@ -53,6 +53,13 @@ class KafkaSettings:
         peers="Kafka 55 MiB",
     )
     fetch_wait_ms_max: int = key(30_000, unit="ms", low=0, why="longest a fetch waits for something to come")
+    idle_s: float = key(
+        600.0,
+        unit="s",
+        low=0,
+        why="a connection on which nothing was asked for so long is closed, which clients are used to; 0 = never",
+        peers="Kafka 10 min",
+    )
     asks_max: int = key(
         100, unit="requests", low=1, why="of one connection not answered yet; above it the connection is not read"
     )

@@ -181,7 +181,7 @@ def test_websocket_and_aiomqtt(peers: Peers):
             assert heard.properties is not None
             assert heard.properties.ResponseTopic == "mesh/to/say-http/reply/1"
             pairs = [pair for pair in heard.properties.UserProperty if pair[0] != "mesh-id"]
-            own = [("mesh-from", "say-http"), ("mesh-key", "k"), ("mesh-cause", "2a-7")]
+            own = [("mesh-from", "say-http"), ("mesh-cause", "2a-7"), ("mesh-key", "k")]
             assert pairs == [("a", "1"), ("b;null", ""), *own]
             await device.publish("more/ws", b"\xff", 1)
             seen = (await socket.receive_json(timeout=PATIENCE_S))["message"]

@@ -20,7 +20,7 @@ SABOTAGE = {
     "sleepers get no mail": ("broker.mailbox", "Mailbox.attach", "lambda s, d: None"),
     "kafka gives nothing out": ("adapters.kafka.fetch", "_Fetch._read", "lambda s: s._consider()"),
     "kafka groups forget": ("adapters.kafka.offsets", "Offsets.get", "lambda s, p: None"),
-    "a2a shows no task": ("adapters.a2a.tasks", "Tasks.shown", "lambda *a, **k: {}"),
+    "a2a tells nothing": ("adapters.a2a.streams", "_Reading.take", "lambda s: b''"),
     "the log forgets": ("broker.log.disk_log", "DiskLog.rows", "lambda s, t, p=b'': iter(())"),
 }
 """What is broken → module, what of it, and what is put in its place in the mesh's process."""
