@@ -138,7 +138,20 @@ def test_a_signal_after_the_end_changes_nothing(signals: tuple[running._Signals,
 @pytest.mark.slow
 def test_a_mesh_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
     ready = tmp_path / "ready.json"
-    argv = [sys.executable, "-m", "dragoman", "serve", "--data", ":memory:", "--mqtt", "127.0.0.1:0", "--kafka", "off", "--http", "off"]
+    argv = [
+        sys.executable,
+        "-m",
+        "dragoman",
+        "serve",
+        "--data",
+        ":memory:",
+        "--mqtt",
+        "127.0.0.1:0",
+        "--kafka",
+        "off",
+        "--http",
+        "off",
+    ]
     with subprocess.Popen(
         [*argv, "--ready-file", str(ready)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as mesh:

@@ -20,7 +20,15 @@ from rich.console import Console
 
 HERE: Final = Path(__file__).parent
 PATIENCE_S: Final = float(os.environ.get("DEMO_PATIENCE_S", "15"))
-COLOURS: Final = {"MQTT 3.1.1": "green", "MQTT 5": "cyan", "MCP": "magenta", "A2A": "yellow", "Kafka": "red", "HTTP SSE": "blue", "HTTP": "blue"}
+COLOURS: Final = {
+    "MQTT 3.1.1": "green",
+    "MQTT 5": "cyan",
+    "MCP": "magenta",
+    "A2A": "yellow",
+    "Kafka": "red",
+    "HTTP SSE": "blue",
+    "HTTP": "blue",
+}
 
 Fact = dict[str, Any]
 
