@@ -1,10 +1,10 @@
 """Agents that speak nothing but Kafka: registered by a record, asked by records, answering with records.
 
-``{root}.agents``      key: the agent's id; value: its card, as in HTTP; null: it leaves. The header ``mesh-asks`` names
-                       the topic it wants its calls in (``{id}.asks`` if absent)
+``{root}.agents``      key: the agent's id; value: its card, as in HTTP; null: it leaves. The header
+                       ``mesh-asks`` names the topic it wants its calls in (``{id}.asks`` if absent)
 a call arrives there   value: the arguments; headers ``mesh-skill``, ``mesh-call``, ``mesh-caller``,
-                       ``correlation-id`` (the call), ``reply-to`` (``{root}.answer``), ``expires-at`` (the deadline); a null value with
-                       ``mesh-cancel`` says that nobody waits for that call any more
+                       ``correlation-id`` (the call), ``reply-to`` (``{root}.answer``), ``expires-at`` (the
+                       deadline); a null value with ``mesh-cancel`` says that nobody waits for that call any more
 ``{root}.answer``      the answer: ``correlation-id`` as it came; ``mesh-status`` ``part`` or ``error`` if it is one
 
 Such an agent is here as long as it fetches from its topic; a topic nobody fetches from makes it absent, and its

@@ -41,7 +41,7 @@ CODES: Final[dict[Reason, ErrorCode]] = {
     Reason.DISCONNECTED: ErrorCode.NETWORK_EXCEPTION,
     Reason.SHUTTING_DOWN: ErrorCode.NOT_LEADER_OR_FOLLOWER,
 }
-"""Retriable ones where waiting helps: a disk that refuses (nothing is lost), a mesh that stops (ask again, elsewhere)."""
+"""Retriable ones where waiting helps: a disk that refuses (nothing is lost), a mesh that stops (ask again)."""
 
 
 def code_of(refusal: Refusal) -> ErrorCode:

@@ -16,7 +16,7 @@ RUN_MAX: Final = 1_000
 
 @final
 class Synthesis:
-    """Turns entries into record batches. What it remembers is bounded in bytes; what was used longest ago goes first."""
+    """Turns entries into record batches. What it remembers is bounded in bytes; the least recently used goes first."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max

@@ -28,7 +28,10 @@ async def main(url: str, celsius: float) -> None:
             for update in (said.get("task"), said.get("statusUpdate")):
                 if update is not None:
                     states.append(update["status"]["state"])
-            for artifact in [*said.get("task", {}).get("artifacts", ()), said.get("artifactUpdate", {}).get("artifact")]:
+            for artifact in [
+                *said.get("task", {}).get("artifacts", ()),
+                said.get("artifactUpdate", {}).get("artifact"),
+            ]:
                 if artifact is not None and artifact.get("parts"):
                     answer = artifact["parts"][0].get("data", answer)
         say("has it done", protocol="A2A", channel=card.name, answer=answer, states=states)
