@@ -85,6 +85,7 @@ class Mesh:
         self._broker: Broker | None = None
         self._authenticator: Authenticator | None = None
         self._disk: DiskLog | None = None
+        self._mqtt_realm: Realm | None = None
         self._session: EmbeddedSession | None = None
         self._links_report: Callable[[], list[dict[str, object]]] = list
 
@@ -316,6 +317,10 @@ class Mesh:
         add_http(app, surface)
         add_mcp(app, self.broker, config.mcp, version=__version__)
         add_a2a(app, self.broker, config.a2a, version=__version__)
+        if self._mqtt_realm is not None:
+            from dragoman.adapters.mqtt.websocket import add_route as add_mqtt
+
+            add_mqtt(app, self._mqtt_realm, limits)
         doors = [
             Door(bound[name], self._tls() if name == "https" else None) for name in ("http", "https") if name in bound
         ]
@@ -326,7 +331,7 @@ class Mesh:
         from dragoman.adapters.mqtt.realm import Realm
 
         assert self._authenticator is not None
-        realm: Realm = Realm(self.broker, self._authenticator, self.config.mqtt)
+        self._mqtt_realm = realm = Realm(self.broker, self._authenticator, self.config.mqtt)
         realm.standings.load()
         return [
             MqttListener(realm, limits, bound[name], self._tls() if name == "mqtts" else None)

@@ -7,8 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Final, cast, final
 
 from dragoman.adapters.mqtt.codes import Code
-from dragoman.adapters.mqtt.phase import Phase
 from dragoman.adapters.mqtt.session import MqttSession
+from dragoman.adapters.mqtt.vigil import Vigil
 from dragoman.adapters.serving.sockets import is_loopback
 
 if TYPE_CHECKING:
@@ -35,7 +35,17 @@ WRITE_LOW: Final = 64 * 1024
 class Connection(asyncio.BufferedProtocol):
     """One socket. Reads into a buffer that all connections of the listener share: it is emptied at once."""
 
-    __slots__ = ("_address", "_closing", "_deadline", "_flushing", "_held", "_listener", "_transport", "session")
+    __slots__ = (
+        "_address",
+        "_closing",
+        "_flushing",
+        "_held",
+        "_linger",
+        "_listener",
+        "_transport",
+        "_vigil",
+        "session",
+    )
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -44,7 +54,8 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = False
         self._flushing = False
         self._held = False
-        self._deadline: Timer | None = None
+        self._linger: Timer | None = None
+        self._vigil: Vigil | None = None
         self.session: MqttSession | None = None
 
     # -- asyncio's side ------------------------------------------------------------------------------
@@ -69,7 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         )
         listener.connections[self] = None
         deadline_ms = int(listener.limits.settings.connect_deadline_s * 1000)
-        self._deadline = realm.broker.timers.after(deadline_ms, self._too_late)
+        self._vigil = Vigil(self.session, deadline_ms, self.abort)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to."""
@@ -111,8 +122,10 @@ class Connection(asyncio.BufferedProtocol):
         if session is None:
             return
         listener = self._listener
-        if self._deadline is not None:
-            self._deadline.cancel()
+        assert self._vigil is not None, "a session is watched from its beginning"
+        self._vigil.end()
+        if self._linger is not None:
+            self._linger.cancel()
         del listener.connections[self]
         if not listener.connections:
             listener.emptied()
@@ -158,31 +171,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def accepted(self) -> None:
         """CONNACK is on its way: the connect deadline becomes the keepalive."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        session = self.session
-        assert session is not None
-        if session.keepalive_ms:
-            self._deadline = self._listener.realm.broker.timers.after(session.keepalive_ms, self._quiet)
-
-    def _quiet(self) -> None:
-        """The keepalive has run out unless something came meanwhile [3.1.2-22]."""
-        session = self.session
-        self._deadline = None
-        if session is None or session.phase is not Phase.OPEN:
-            return
-        timers = self._listener.realm.broker.timers
-        left_ms = session.last_seen_ms + session.keepalive_ms - self._listener.realm.broker.clock.monotonic_ms()
-        if left_ms > 0:
-            self._deadline = timers.after(left_ms, self._quiet)
-        else:
-            session.end(Code.KEEP_ALIVE_TIMEOUT, "nothing came for one and a half keepalive intervals")
-
-    def _too_late(self) -> None:
-        self._deadline = None
-        if self.session is not None and self.session.phase in (Phase.NEW, Phase.CHECKING):
-            self.abort()
+        assert self._vigil is not None, "a session is watched from its beginning"
+        self._vigil.accepted()
 
     def _close(self) -> None:
         """Closes once what was written is out.
@@ -203,9 +193,9 @@ class Connection(asyncio.BufferedProtocol):
         except OSError:
             # The peer was quicker: there is nobody left to linger for.
             transport.abort()
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = self._listener.realm.broker.timers.after(LINGER_MS, self.abort)
+        assert self._vigil is not None, "a session is watched from its beginning"
+        self._vigil.end()
+        self._linger = self._listener.realm.broker.timers.after(LINGER_MS, self.abort)
 
     def abort(self) -> None:
         """Cuts the connection, whatever is unsent."""

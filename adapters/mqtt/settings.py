@@ -56,6 +56,9 @@ class MqttSettings:
         why="told 5.0 clients as Server Keep Alive if they ask for more or none; 0 = theirs holds",
     )
     sessions_max: int = key(100_000, unit="sessions", low=1, why="kept for clients that are away or connected")
+    websocket_path: str = key(
+        "/mqtt", why="where MQTT in WebSocket frames is on the HTTP listeners, if MQTT listens at all; empty = nowhere"
+    )
     agents_from_username: bool = key(
         False, why="the agent is the client id; true = the user name (one agent, several connections)"
     )

@@ -1,0 +1,160 @@
+"""MQTT in WebSocket frames (MQTT 5.0 §6), on the one web application. The same session as on TCP, another carrier."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, final
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from dragoman.adapters.mqtt.session import MqttSession
+from dragoman.adapters.mqtt.vigil import Vigil
+from dragoman.adapters.serving.sockets import is_loopback
+from dragoman.adapters.serving.web import OPEN_PATHS
+from dragoman.routing.refusals import Reason, Refusal, RefusedError
+
+if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.realm import Realm
+    from dragoman.adapters.serving.limits import ConnectionLimits
+
+PROTOCOLS: Final = ("mqtt", "mqttv3.1")
+"""Subprotocols: [6.0.0-3], and what 3.1's clients say."""
+
+FRAME_BYTES: Final = 64 * 1024
+"""Handled of one frame in a turn, so that nobody starves."""
+
+CLOSE_S: Final = 2.0
+"""How long a peer gets to say its own goodbye."""
+
+
+def add_route(app: web.Application, realm: Realm, limits: ConnectionLimits) -> None:
+    """Serves MQTT at ``mqtt.websocket_path``. Its clients say who they are in CONNECT, not in the request."""
+    path = realm.settings.websocket_path
+    if not path:
+        return
+
+    async def carry(request: web.Request) -> web.StreamResponse:
+        return await _carry(request, realm, limits)
+
+    app[OPEN_PATHS].add(path)
+    app.router.add_get(path, carry)
+
+
+async def _carry(request: web.Request, realm: Realm, limits: ConnectionLimits) -> web.StreamResponse:
+    offered = request.headers.get("Sec-WebSocket-Protocol", "")
+    if not {name.strip() for name in offered.split(",")}.intersection(PROTOCOLS):
+        detail = "MQTT is carried by a WebSocket with the subprotocol mqtt"
+        raise RefusedError(Refusal(Reason.ARGUMENTS_INVALID, detail))
+    # Frames need not be packets [6.0.0-2]; one larger than any packet is a mistake.
+    largest = realm.settings.packet_bytes_max + 16
+    socket = web.WebSocketResponse(protocols=PROTOCOLS, max_msg_size=largest, timeout=CLOSE_S, compress=False)
+    await socket.prepare(request)
+    carrier = _Carrier(realm, socket, request)
+    carrier.begin(int(limits.settings.connect_deadline_s * 1000))
+    try:
+        await carrier.run()
+    finally:
+        carrier.gone()
+    return socket
+
+
+@final
+class _Carrier:
+    """One WebSocket: frames to the session as they come, and what the session says in frames of its own."""
+
+    def __init__(self, realm: Realm, socket: web.WebSocketResponse, request: web.Request) -> None:
+        self._realm = realm
+        settings = realm.settings
+        largest = max(settings.packet_bytes_max, realm.core.settings.message_bytes_max)
+        #: said and unread: what is delivered in a turn, and as much again for answers
+        self._backed_up_max = 2 * (settings.out_bytes_max + largest)
+        self._socket = socket
+        self._news = asyncio.Event()
+        self._free = asyncio.Event()
+        self._free.set()
+        transport = request.transport
+        peer = None if transport is None else transport.get_extra_info("peername")
+        self._transport = transport
+        host = str(peer[0]) if peer else ""
+        self.session = MqttSession(realm, self, peer=f"{peer[0]}:{peer[1]}" if peer else "", loopback=is_loopback(host))
+
+    def begin(self, connect_ms: int) -> None:
+        """The peer is there."""
+        counters = self._realm.counters
+        counters.connections += 1
+        counters.open += 1
+        self._vigil = Vigil(self.session, connect_ms, self._abort)
+
+    def gone(self) -> None:
+        """The WebSocket is closed."""
+        self._vigil.end()
+        self._realm.counters.open -= 1
+        self._realm.core.tick()
+        self.session.gone()
+
+    async def run(self) -> None:
+        """Carries both ways until either side ends it."""
+        saying = asyncio.get_running_loop().create_task(self._say(), name=f"mqtt websocket {self.session.peer}")
+        try:
+            await self._hear()
+        finally:
+            saying.cancel()
+            await asyncio.wait((saying,))
+            if not saying.cancelled():
+                saying.exception()  # a peer that went while it was written to
+
+    async def _hear(self) -> None:
+        async for frame in self._socket:
+            if frame.type is not WSMsgType.BINARY:
+                # [6.0.0-1]
+                await self._socket.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"MQTT is binary")
+                return
+            data: bytes = frame.data
+            for at in range(0, len(data), FRAME_BYTES):
+                await self._free.wait()
+                if self.session.closing:
+                    break
+                self.session.received(data[at : at + FRAME_BYTES])
+                if self.session.paused and self.session.out_bytes > self._backed_up_max:
+                    why = "its peer does not read the answers it asks for"
+                    self._realm.say("mqtt connection cut: %s", why, self.session)
+                    self._abort()
+                    return
+                if len(data) > FRAME_BYTES:
+                    await asyncio.sleep(0)
+
+    async def _say(self) -> None:
+        session = self.session
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if session.out:
+                session.paused = True
+                await self._socket.send_bytes(session.take_out())
+                session.paused = False
+            if session.closing and not session.out:
+                await self._socket.close(code=WSCloseCode.OK)
+                return
+            if session.starved:
+                session.go_on()
+
+    # -- the session's side --------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There is something to write, or the connection is to end."""
+        self._news.set()
+
+    def hold(self, held: bool) -> None:
+        """Stops or goes on reading."""
+        if held:
+            self._free.clear()
+        else:
+            self._free.set()
+
+    def accepted(self) -> None:
+        """CONNACK is on its way: the keepalive holds from now on."""
+        self._vigil.accepted()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
