@@ -1,4 +1,4 @@
-"""How long a connection may be silent: until its CONNECT, and then for its keepalive. One clock, whatever carries it."""
+"""How long a connection may be silent: until its CONNECT, and then for its keepalive; whatever carries it."""
 
 from __future__ import annotations
 
