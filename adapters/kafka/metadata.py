@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.kafka import codec
-from dragoman.adapters.kafka.admin_access import may_see
+from dragoman.adapters.kafka.admin_access import cluster_operations, may_see, topic_operations
 from dragoman.adapters.kafka.codes import ErrorCode
 from dragoman.adapters.kafka.errors import code_of
 from dragoman.adapters.kafka.names import listed
@@ -72,7 +72,19 @@ def metadata(ask: Ask) -> None:
                 response.topics.append(unknown)
             else:
                 response.topics.append(_asked_for(session, name, create=create))
+    if request.include_cluster_authorized_operations:
+        response.cluster_authorized_operations = cluster_operations()
+    if request.include_topic_authorized_operations:
+        _add_operations(session, response.topics)
     ask.answer(response)
+
+
+def _add_operations(session: KafkaSession, topics: list[MetadataResponseTopic]) -> None:
+    names = session.realm.names
+    for topic in topics:
+        channel = names.partition(topic.name or "", 0)
+        if channel is not None and not topic.error_code:
+            topic.topic_authorized_operations = topic_operations(session, channel)
 
 
 def _asked_for(session: KafkaSession, topic: str, *, create: bool) -> MetadataResponseTopic:

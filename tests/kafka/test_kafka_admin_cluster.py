@@ -15,6 +15,8 @@ from dragoman.adapters.kafka.shapes_admin import (
     TopicRequest,
 )
 from dragoman.adapters.kafka.shapes_data import (
+    MetadataRequest,
+    MetadataRequestTopic,
     OffsetForLeaderEpochRequest,
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
@@ -217,3 +219,23 @@ async def ends(
     [row] = topic.partitions
     assert (topic.topic, row.partition) == (name, index)
     return row.error_code, row.leader_epoch, row.end_offset
+
+
+@pytest.mark.parametrize("version", [8, 10, 13])
+def test_metadata_says_what_may_be_done_where_asked(version: int) -> None:
+    async def scene(mesh: Mesh) -> None:
+        await mesh.made("hers", principal=ALICE)
+        asked = [MetadataRequestTopic(name="hers"), MetadataRequestTopic(name="a..b")]
+        plain = await mesh.answer(MetadataRequest(topics=asked), version)
+        assert {topic.topic_authorized_operations for topic in plain.topics} == {NOT_ASKED_FOR}
+        assert plain.cluster_authorized_operations == NOT_ASKED_FOR
+        request = MetadataRequest(topics=asked, include_topic_authorized_operations=True)
+        request.include_cluster_authorized_operations = True
+        for principal, expected in ((ALICE, {3, 4, 6, 7, 8, 10, 11}), (BOB, {3, 8, 10})):
+            hers, wrong = (answer := await mesh.answer(request, version, principal)).topics
+            assert operations(hers.topic_authorized_operations) == expected
+            assert wrong.topic_authorized_operations == NOT_ASKED_FOR
+            if version <= 10:
+                assert operations(answer.cluster_authorized_operations) == {5, 8, 10, 12}
+
+    run(scene, BOB_ONLY_READS)
