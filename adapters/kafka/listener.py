@@ -286,8 +286,12 @@ class Connection(asyncio.BufferedProtocol):
         if left_ms <= 0 and session.idle:
             session.realm.say("kafka connection closed: %s", "idle for too long", session)
             self._closing = True
-            if self._transport is not None:
-                self._transport.close()
+            transport = self._transport
+            if transport is not None and transport.get_write_buffer_size():
+                # Closing would wait for a peer who does not read.
+                transport.abort()
+            elif transport is not None:
+                transport.close()
         else:
             self._watch_idle(left_ms if left_ms > 0 else self._idle_ms)
 
