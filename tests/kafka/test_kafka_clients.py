@@ -35,7 +35,8 @@ def at(mesh: MeshProcess) -> Where:
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcess]:
     """One mesh for all; each test uses topics of its own. It must not have met anything it does not serve."""
     listeners = {"kafka": "127.0.0.1:0"}
-    with MeshProcess(tmp_path_factory.mktemp("kafka"), FOUR_PARTITIONS, memory=True, listeners=listeners) as process:
+    folder = tmp_path_factory.mktemp("kafka")
+    with MeshProcess(folder, FOUR_PARTITIONS, memory=True, listeners=listeners, arguments=["-v"]) as process:
         yield process
         complaints = [line for line in process.stderr.splitlines() if "not offered" in line or "fault" in line]
         assert not complaints
