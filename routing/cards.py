@@ -24,6 +24,9 @@ SKILLS_MAX: Final = 256
 """Skills of one agent. Each is a tool to every model that lists tools, and those lose their way in far fewer."""
 
 TAGS_MAX: Final = 64
+LINKED: Final = "dragoman:linked"
+"""Tag of a skill that a mesh has over a link of its own. Such skills stay there, or they would go round in a ring."""
+
 NAME_CHARS_MAX: Final = 128
 """Of an agent's or a skill's name; MCP tool names end at 64, A2A cards in the wild stay below 100."""
 

@@ -22,19 +22,15 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from dragoman.adapters.links.link import LinkError
-from dragoman.adapters.links.mcp_forms import Answer, answer_of, arguments_of, card_of, part_of, skills_of
+from dragoman.adapters.links.mcp_forms import answer_of, arguments_of, card_of, part_of, skills_of
+from dragoman.adapters.links.party import Answer, Party
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
-    from mcp.shared.dispatcher import ProgressFnT
-
     from dragoman.adapters.links.link import Link
-    from dragoman.broker.log.contract import Ticket
-    from dragoman.broker.offers import Asked, Offer
-    from dragoman.broker.principal import Principal
-    from dragoman.broker.subscription import Feed
-    from dragoman.routing.cards import Skill
-    from dragoman.routing.message import Message
+    from dragoman.adapters.links.party import Told
+    from dragoman.broker.offers import Asked
+    from dragoman.routing.cards import Card, Skill
 
 CONNECT_S: Final = 10.0
 """For a TCP connection, and for each answer but that of a tool."""
@@ -50,50 +46,16 @@ PAGES_MAX: Final = 64
 
 
 @final
-class Presence:
-    """The server's agent in the mesh. Implements ``broker.session.Session``; nothing is delivered to it."""
-
-    __slots__ = ("agent", "principal")
-
-    protocol: Final = "mcp"
-
-    def __init__(self, principal: Principal, agent: str) -> None:
-        self.principal = principal
-        self.agent = agent
-
-    def deliver(self, feed: Feed, message: Message) -> bool:
-        """It subscribes to nothing."""
-        raise AssertionError(f"{message.id} of {feed.name!r} for a party that subscribes to nothing")
-
-    def lost(self, feed: Feed, count: int) -> None:
-        """It subscribes to nothing."""
-
-    def committed(self, ticket: Ticket) -> None:
-        """It publishes nothing."""
-
-    def refused(self, ticket: Ticket, refusal: Refusal) -> None:
-        """It publishes nothing."""
-
-    def close(self, refusal: Refusal) -> None:
-        """The mesh ends: the link is stopped beside this."""
-
-
-@final
 class McpOutside:
     """One MCP server. ``converse`` is one connection to it."""
 
     lag: Final = None
 
     def __init__(self, link: Link) -> None:
-        settings = link.settings
         self._link = link
-        self._directory = link.broker.directory
-        self._presence = Presence(link.outlet.principal, settings.agent or settings.name)
+        self._party = Party(link, "mcp", self._answer)
         self._client: Client | None = None
-        self._offers: dict[str, Offer] = {}
-        self._calls: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
-        self._told: list[str] = []
 
     async def converse(self) -> None:
         """Connects, offers the tools, and keeps them as the server has them until the connection ends."""
@@ -101,14 +63,15 @@ class McpOutside:
             async with self._connected() as client, asyncio.TaskGroup() as tasks:
                 self._client = client
                 skills = await self._tools(client)
-                self._arrive(client)
+                self._party.arrive(self._card(client))
                 try:
-                    self._serve(skills)
+                    self._party.serve(skills)
                     self._link.up()
                     tasks.create_task(self._watch(client), name=f"link {self._link.settings.name} watch")
                     await self._follow(client)
                 finally:
-                    self._leave()
+                    self._client = None
+                    self._party.leave()
         except (BaseExceptionGroup, MCPError, httpx2.HTTPError, TimeoutError, ValidationError) as error:
             failure: BaseException = error
             while isinstance(failure, BaseExceptionGroup):
@@ -170,7 +133,7 @@ class McpOutside:
             except TimeoutError:
                 pass
             self._changed.clear()
-            self._serve(await self._tools(client))
+            self._party.serve(await self._tools(client))
 
     async def _tools(self, client: Client) -> list[Skill]:
         tools = []
@@ -182,92 +145,32 @@ class McpOutside:
             if cursor is None:
                 break
         skills, faults = skills_of(tools)
-        self._complain(faults)
+        self._party.complain(faults)
         return skills
 
-    # -- in the mesh ---------------------------------------------------------------------------------
-
-    def _arrive(self, client: Client) -> None:
-        presence, settings = self._presence, self._link.settings
-        arrived = self._directory.arrive(presence, presence.agent, keeps=False)
-        if isinstance(arrived, Refusal):
-            raise LinkError(f"it cannot be the agent {presence.agent!r}: {arrived.detail}")
+    def _card(self, client: Client) -> Card:
         info = client.server_info
         name, version = (info.title or info.name, info.version) if info is not None else ("", "")
-        card = card_of(presence.agent, name, client.instructions or "", version, settings.address)
-        registered = self._directory.register(presence.principal, presence.agent, card, lease_ms=None, via="mcp")
-        if isinstance(registered, Refusal):
-            self._complain([registered.detail])
-        self._directory.set_limit(presence.agent, settings.window)
-
-    def _leave(self) -> None:
-        self._client = None
-        self._offers.clear()
-        for task in self._calls.values():
-            task.cancel()
-        self._directory.depart(self._presence, clean=False, keeps=False)
-
-    def _serve(self, skills: list[Skill]) -> None:
-        """Offers exactly these skills. One that is as it was stays as it is."""
-        wanted = {skill.name: skill for skill in skills}
-        for name, offer in list(self._offers.items()):
-            if wanted.get(name) != offer.skill:
-                self._directory.withdraw(self._offers.pop(name))
-        faults = []
-        for name, skill in wanted.items():
-            if name in self._offers:
-                continue
-            offered = self._directory.offer(self._presence, self._presence.agent, skill, self._ask, self._cancelled)
-            if isinstance(offered, Refusal):
-                faults.append(f"the tool {name!r} is no skill: {offered.detail}")
-            else:
-                self._offers[name] = offered
-        self._complain(faults)
-
-    def _complain(self, faults: list[str]) -> None:
-        """Says each fault once, not at every look."""
-        for fault in faults:
-            if fault not in self._told:
-                self._told = [*self._told, fault][-64:]
-                self._link.standing.complain(fault)
+        return card_of(self._party.agent, name, client.instructions or "", version, self._link.settings.address)
 
     # -- calls ---------------------------------------------------------------------------------------
 
-    def _ask(self, asked: Asked) -> bool:
-        if self._client is None:
-            return False
-        task = asyncio.get_running_loop().create_task(
-            self._call(self._client, asked), name=f"link {self._link.settings.name} call {asked.id}"
-        )
-        self._calls[asked.id] = task
-        task.add_done_callback(lambda _: self._calls.pop(asked.id, None))
-        return True
-
-    def _cancelled(self, asked: Asked) -> None:
-        task = self._calls.get(asked.id)
-        if task is not None:
-            task.cancel()
-
-    async def _call(self, client: Client, asked: Asked) -> None:
-        calls = self._link.broker.calls
-
-        async def told(progress: float, total: float | None, message: str | None) -> None:
-            payload, content_type = part_of(progress, total, message)
-            calls.answer(self._presence, asked.id, payload, content_type=content_type, partial=True)
-
-        answer = await self._answer(client, asked, told)
-        calls.answer(self._presence, asked.id, answer.payload, content_type=answer.content_type, error=answer.failure)
-
-    async def _answer(self, client: Client, asked: Asked, told: ProgressFnT) -> Answer:
+    async def _answer(self, asked: Asked, told: Told) -> Answer:
+        client = self._client
+        assert client is not None, "who is not there is not asked"
         arguments = arguments_of(asked.arguments)
         if isinstance(arguments, Refusal):
             return Answer(b"", failure=arguments)
+
+        async def progressed(progress: float, total: float | None, message: str | None) -> None:
+            told(*part_of(progress, total, message))
+
         broker = self._link.broker
         left_s = max(0.001, (asked.deadline_ms - broker.clock.now_ms()) / 1000)
         try:
             # The mesh ends the call at its deadline; this only sees to it that nothing is left behind.
             result = await client.call_tool(
-                asked.skill, arguments, read_timeout_seconds=left_s + CONNECT_S, progress_callback=told
+                asked.skill, arguments, read_timeout_seconds=left_s + CONNECT_S, progress_callback=progressed
             )
         except MCPError as error:
             if error.code not in (INVALID_PARAMS, METHOD_NOT_FOUND):

@@ -6,9 +6,10 @@ import binascii
 import json
 import re
 from base64 import b64decode
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from dragoman.routing.cards import DESCRIPTION_CHARS_MAX, NAME_CHARS_MAX, Card, parse_card
+from dragoman.adapters.links.party import Answer
+from dragoman.routing.cards import DESCRIPTION_CHARS_MAX, LINKED, NAME_CHARS_MAX, Card, parse_card
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 JSON_TYPE: Final = "application/json"
 
-LINKED_TAG: Final = "mcp"
+KIND_TAG: Final = "mcp"
 LINKED_MARK: Final = "dragoman/linked"
 """In a tool's ``_meta``: a mesh has it from a link of its own. Such tools stay there, or they would go round."""
 
@@ -28,14 +29,6 @@ SCHEMA_BYTES_MAX: Final = 64 * 1024
 """A tool whose schemas are larger is still a skill, of any arguments."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-
-
-class Answer(NamedTuple):
-    """What a skill answers: bytes and what they are, or why it failed."""
-
-    payload: bytes
-    content_type: str | None = None
-    failure: Refusal | None = None
 
 
 def skills_of(tools: Iterable[Tool]) -> tuple[list[Skill], list[str]]:
@@ -143,7 +136,7 @@ def _skill_json(tool: Tool) -> dict[str, object]:
         "name": tool.name,
         "title": _plain(tool.title or annotated or "", NAME_CHARS_MAX).replace("\n", " "),
         "description": _plain(tool.description or "", DESCRIPTION_CHARS_MAX),
-        "tags": [LINKED_TAG],
+        "tags": [KIND_TAG, LINKED],
     }
     for name, schema in (("inputSchema", tool.input_schema), ("outputSchema", tool.output_schema)):
         if schema is not None and len(json.dumps(schema)) <= SCHEMA_BYTES_MAX:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, final
 from dragoman.adapters.mcp.kernel import JsonObject
 from dragoman.adapters.mcp.schemas import SchemaCheck, SchemaFaultError
 from dragoman.broker.presence import State
+from dragoman.routing.cards import LINKED
 from dragoman.routing.names import tool_name
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 AGENT_ARGUMENTS: Final = ("agent", "mesh_agent", "mesh_agent_id")
 """What the argument that chooses the server is called: the first that the skill's own schema does not use."""
 
-LINKED_TAG: Final = "mcp"
 LINKED_MARK: Final = "dragoman/linked"
 """Says in a tool's ``_meta`` that it is a linked MCP server's, so that meshes linked in a ring do not pass it round."""
 
@@ -161,7 +161,7 @@ class Catalog:
         }
         if skill.title:
             shown["title"] = skill.title
-        if LINKED_TAG in skill.tags:
+        if LINKED in skill.tags:
             shown["_meta"] = {LINKED_MARK: True}
         if checks.output is not None and skill.output_schema is not None:
             shown["outputSchema"] = {**skill.output_schema, "type": "object"}
