@@ -85,6 +85,7 @@ def test_a_wrong_password_is_told(
     client: Client,
     caplog: pytest.LogCaptureFixture,
 ):
+    caplog.set_level("INFO", "aiokafka")  # the command line, which other tests run in this process, quiets it
     with pytest.raises(Refused) as refused:
         ready(client).produce(at(mesh, "kafka", "wrong", certificate), "never", RECORDS)
     # aiokafka and kafka-python say that they cannot begin, and in their logs why; platformatic's has words of its own.
