@@ -286,9 +286,8 @@ def _truncate(
     offset = partition.visible if wanted.offset == TO_THE_END else wanted.offset
     if not 0 <= offset <= partition.visible:
         return ErrorCode.OFFSET_OUT_OF_RANGE
-    if offset > partition.oldest:
-        refusal = session.realm.topics.truncate(session, partition, offset)
-        if refusal is not None:
-            return no(refusal).code
+    refusal = session.realm.topics.truncate(session, partition, offset)
+    if refusal is not None:
+        return no(refusal).code
     row.low_watermark = partition.oldest
     return ErrorCode.NONE

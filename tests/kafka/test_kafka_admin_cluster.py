@@ -83,6 +83,7 @@ async def pages(mesh: Mesh, *names: str, limit: int, principal: Any = ALICE) -> 
         cursor = answer.next_cursor
         if cursor is None:
             return told
+        assert len(told) < 20, "it never ends"
 
 
 async def one(mesh: Mesh, name: str, principal: Any = ALICE) -> Any:
@@ -171,8 +172,21 @@ def test_what_may_be_done_with_a_topic() -> None:
         his = await one(mesh, "hers", BOB)
         assert operations(hers.topic_authorized_operations) == {3, 4, 6, 7, 8, 10, 11}
         assert operations(his.topic_authorized_operations) == {3, 8, 10}
+        mesh.topic("hers").channel.creator = BOB.name
+        his = await one(mesh, "hers", BOB)
+        assert operations(his.topic_authorized_operations) == {3, 8, 10}, "he may make nothing any more"
 
     run(scene, BOB_ONLY_READS)
+
+
+def test_a_room_that_is_not_open_is_not_seen() -> None:
+    async def scene(mesh: Mesh) -> None:
+        await mesh.made("room")
+        mesh.broker.core.permits = lambda principal, agent, name: principal is ALICE
+        assert (await one(mesh, "room", ALICE)).error_code == 0
+        assert (await one(mesh, "room", BOB)).error_code == ErrorCode.TOPIC_AUTHORIZATION_FAILED
+
+    run(scene)
 
 
 # -- leaders -----------------------------------------------------------------------------------------

@@ -460,3 +460,19 @@ def test_records_that_are_not_there() -> None:
         assert await shortened(mesh, shortening("t", 2), ROOT) == [(0, 2)]
 
     run(scene)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [creating("new"), deleting("t"), growing("t", 3), shortening("t", 2)],
+    ids=["creating", "deleting", "growing", "shortening"],
+)
+def test_every_answer_waits_for_the_log(request_: Any) -> None:
+    async def scene(mesh: Mesh) -> None:
+        await mesh.filled("t", 3)
+        ask = mesh.ask(request_, 2)
+        assert not ask.got
+        await mesh.turn()
+        assert ask.got
+
+    run(scene)

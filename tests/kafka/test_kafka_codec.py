@@ -256,13 +256,15 @@ def test_a_request_cut_anywhere_is_malformed(api: Api, version: int) -> None:
 
 
 @every_version
-def test_bytes_behind_a_request_are_malformed(api: Api, version: int) -> None:
-    body = small(api, version) + b"\0"
-    if api.key is ApiKey.API_VERSIONS:
-        assert decoded(api, version, body) == decoded(api, version, body[:-1])
-        return
-    with pytest.raises(WireError, match="1 bytes too many"):
-        decoded(api, version, body)
+def test_bytes_behind_a_request_are_nobodys(api: Api, version: int) -> None:
+    body = small(api, version)
+    assert decoded(api, version, body + b"\0\1\0") == decoded(api, version, body)
+
+
+def test_librdkafka_asks_for_all_topics_with_bytes_to_spare() -> None:
+    request = codec.decode_request(3, 13, memoryview(bytes.fromhex("00000000010000")))
+    assert isinstance(request, MetadataRequest)
+    assert request.topics is None
 
 
 @settings(max_examples=600, derandomize=True, deadline=None)
@@ -318,6 +320,11 @@ def test_anything_is_a_head_or_malformed(head: bytes) -> None:
 def test_malformed_and_why(key: int, version: int, body: str, why: str) -> None:
     with pytest.raises(WireError, match=why):
         codec.decode_request(key, version, memoryview(bytes.fromhex(body)))
+
+
+def test_nothing_is_taken_backwards() -> None:
+    with pytest.raises(WireError, match="-1 bytes"):
+        Cursor(memoryview(b"abc")).take(-1)
 
 
 def test_no_more_than_a_million_items() -> None:
