@@ -43,6 +43,7 @@ public final class JavaClient {
         this.patience = patience;
         common.put("bootstrap.servers", bootstrap);
         common.put("security.protocol", (user.isEmpty() ? "" : "SASL_") + (ca.isEmpty() ? "PLAINTEXT" : "SSL"));
+        common.put("request.timeout.ms", "10000");
         common.put("default.api.timeout.ms", "10000");
         if (!user.isEmpty()) {
             common.put("sasl.mechanism", "PLAIN");

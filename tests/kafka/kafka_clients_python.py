@@ -310,15 +310,17 @@ class Confluent:
             consumer.close()
 
     def create(self, where: Where, topic: str, partitions: int) -> None:
-        made = AdminClient(self.options(where)).create_topics([NewTopic(topic, partitions, 1)])
+        admin = AdminClient(self.options(where))
         try:
-            made[topic].result(WAIT_S)
+            admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(WAIT_S)
         except KafkaException as error:
             raise Refused(str(error)) from error
 
     def delete(self, where: Where, topic: str) -> None:
-        AdminClient(self.options(where)).delete_topics([topic])[topic].result(WAIT_S)
+        admin = AdminClient(self.options(where))
+        admin.delete_topics([topic])[topic].result(WAIT_S)
 
     def topics(self, where: Where) -> dict[str, int]:
-        found = AdminClient(self.options(where)).list_topics(timeout=WAIT_S).topics
+        admin = AdminClient(self.options(where))
+        found = admin.list_topics(timeout=WAIT_S).topics
         return {name: len(topic.partitions) for name, topic in found.items()}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.clients.mesh import MeshProcess
 from tests.kafka.kafka_bare import stored_codec
-from tests.kafka.kafka_clients import BLOB, CODECS, Client, Record, Refused, Where, said_by, seen_by
+from tests.kafka.kafka_clients import BLOB, CODECS, Administrator, Client, Record, Refused, Where, said_by, seen_by
 from tests.kafka.kafka_clients_aiokafka import Aiokafka
 from tests.kafka.kafka_clients_foreign import Java, KafkaJs, Kcat, Platformatic
 from tests.kafka.kafka_clients_python import Confluent, KafkaPython
@@ -118,3 +118,24 @@ def test_kcat_sees_nulls_and_is_refused_what_is_too_large(mesh: MeshProcess, req
     assert kcat.read(at(mesh), "kcat.nulls", "kcat", 3) == records
     with pytest.raises(Refused, match=r"(?i)large"):
         kcat.produce(at(mesh), "kcat.large", [Record(b"k", b"x" * 2_000_000, (("a", b"1"),))])
+
+
+ADMINISTRATORS = tuple(client for client in CLIENTS if hasattr(client, "create"))
+
+
+@pytest.mark.parametrize("admin", ADMINISTRATORS, ids=lambda client: client.name)
+def test_topics_are_made_listed_and_removed(mesh: MeshProcess, ready: Callable[[Client], Client], admin: Administrator):
+    ready(admin)
+    name = f"made.by.{admin.name}"
+    admin.create(at(mesh), name, 7)
+    assert admin.topics(at(mesh))[name] == 7
+    with pytest.raises(Refused, match=r"(?i)exists"):
+        admin.create(at(mesh), name, 7)
+    REFERENCE.produce(at(mesh), name, [Record(b"k", b"v")])
+    admin.delete(at(mesh), name)
+    assert name not in admin.topics(at(mesh))
+    admin.create(at(mesh), name, 2)
+    assert admin.topics(at(mesh))[name] == 2
+    anew = [Record(b"k", b"anew")]
+    REFERENCE.produce(at(mesh), name, anew)
+    assert admin.read(at(mesh), name, f"reads.{name}", 1) == anew
