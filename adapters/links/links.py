@@ -26,6 +26,12 @@ def _mqtt() -> Make:
     return MqttOutside
 
 
+def _a2a() -> Make:
+    from dragoman.adapters.links.a2a import A2aOutside
+
+    return A2aOutside
+
+
 def _mcp() -> Make:
     from dragoman.adapters.links.mcp import McpOutside
 
@@ -44,7 +50,7 @@ def _kafka() -> Make:
     return KafkaOutside
 
 
-KINDS: Final[dict[str, Callable[[], Make]]] = {"kafka": _kafka, "mcp": _mcp, "mqtt": _mqtt, "nats": _nats}
+KINDS: Final[dict[str, Callable[[], Make]]] = {"a2a": _a2a, "kafka": _kafka, "mcp": _mcp, "mqtt": _mqtt, "nats": _nats}
 """A client library is imported only where a link needs it."""
 
 

@@ -10,11 +10,14 @@ from urllib.parse import urlsplit
 from dragoman.adapters.links.naming import Naming, RuleError
 from dragoman.broker.settings_key import key, required
 
-KINDS: Final = ("kafka", "mcp", "mqtt", "nats")
+KINDS: Final = ("a2a", "kafka", "mcp", "mqtt", "nats")
+AGENTS: Final = ("a2a", "mcp")
+"""Kinds that are agents of the mesh, and carry calls instead of messages."""
 SCHEMES: Final = {
     "mqtt": ("mqtt", "mqtts"),
     "kafka": ("kafka", "kafkas"),
     "nats": ("nats", "tls"),
+    "a2a": ("http", "https"),
     "mcp": ("http", "https"),
 }
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "kafka": 9092, "kafkas": 9093, "nats": 4222, "tls": 4222}
@@ -92,9 +95,9 @@ class LinkSettings:
         problem = _address_problem(self.kind, self.address)
         if problem is not None:
             raise ValueError(problem)
-        if self.kind == "mcp":
+        if self.kind in AGENTS:
             if self.pull or self.push:
-                raise ValueError(f"the link {self.name!r} to an MCP server has no pull or push: its tools are skills")
+                raise ValueError(f"the link {self.name!r} is to an agent: it has no pull or push, but skills")
             return
         if not self.pull and not self.push:
             raise ValueError(f"the link {self.name!r} has neither pull nor push, so nothing would go over it")
@@ -138,7 +141,7 @@ def _address_problem(kind: str, address: str) -> str | None:
     schemes = SCHEMES[kind]
     if not separator or scheme not in schemes:
         return f"the address of a link of kind {kind} begins with {' or '.join(f'{s}://' for s in schemes)}"
-    if kind == "mcp":
+    if kind in AGENTS:
         return _url_problem(address)
     parts = rest.split(",")
     if kind == "mqtt" and len(parts) > 1:
@@ -162,4 +165,4 @@ def _url_problem(address: str) -> str | None:
         sound = False
     if sound and address.isascii() and address.isprintable() and " " not in address:
         return None
-    return f"{address!r} is no URL of an MCP server, like https://host/mcp; a token goes into password"
+    return f"{address!r} is no URL of a server, like https://host/mcp; a token goes into password"

@@ -380,8 +380,8 @@ def skills(server: str) -> list[str]:
     return [f"{skill}_{server}" for skill in ("do", *dict.fromkeys(SKILLS.values()))]
 
 
-def start(mesh: MeshProcess, outside: Server) -> tuple[Callers, Servers]:
-    """Everybody. ``outside`` is the MCP server that the mesh has a link to."""
+def start(mesh: MeshProcess, outside: Servers) -> tuple[Callers, Servers]:
+    """Everybody. ``outside`` are those whom the mesh has links to."""
     from tests.crossings.a2a_peer import A2aCaller
     from tests.crossings.kafka_peer import KafkaCaller, KafkaServer
 
@@ -398,6 +398,6 @@ def start(mesh: MeshProcess, outside: Server) -> tuple[Callers, Servers]:
         "mqtt5": MqttServer(mesh, "serve-mqtt5", 5, skills("mqtt5")),
         "kafka": KafkaServer(mesh, "serve-kafka", skills("kafka")),
         "http": HttpServer(mesh, "serve-http", skills("http")),
-        "mcp": outside,
+        **outside,
     }
     return callers, servers

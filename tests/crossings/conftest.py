@@ -10,12 +10,13 @@ from dragoman.adapters.serving.credentials import token_digest
 from tests.clients.mesh import ANY_PORT, MeshProcess
 from tests.crossings.calling import skills
 from tests.crossings.outside import McpServer
+from tests.crossings.outside_a2a import A2aServer
 from tests.crossings.peers import TOKEN, USER, Peers
 
 AGENTS = [f"{role}-{protocol}" for role in ("say", "see", "ask") for protocol in ("http", "mcp", "a2a")] + [
     "serve-http"
 ]
-"""Of the user. ``serve-mcp`` is the link's."""
+"""Of the user. ``serve-mcp`` and ``serve-a2a`` are the links'."""
 
 CONFIG = f"""
 [[links]]
@@ -23,6 +24,12 @@ name = "outside"
 kind = "mcp"
 agent = "serve-mcp"
 address = "ADDRESS"
+
+[[links]]
+name = "outside-agent"
+kind = "a2a"
+agent = "serve-a2a"
+address = "AGENT"
 
 [[login.users]]
 name = "{USER}"
@@ -39,8 +46,15 @@ def outside() -> Iterator[McpServer]:
 
 
 @pytest.fixture(scope="session")
-def peers(tmp_path_factory: pytest.TempPathFactory, outside: McpServer) -> Iterator[Peers]:
-    config = CONFIG.replace("ADDRESS", outside.url)
+def outside_agent() -> Iterator[A2aServer]:
+    server = A2aServer(skills("a2a"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def peers(tmp_path_factory: pytest.TempPathFactory, outside: McpServer, outside_agent: A2aServer) -> Iterator[Peers]:
+    config = CONFIG.replace("ADDRESS", outside.url).replace("AGENT", outside_agent.url)
     folder = tmp_path_factory.mktemp("crossings")
     with (
         MeshProcess(folder, config, memory=True, listeners=dict.fromkeys(("mqtt", "kafka", "http"), ANY_PORT)) as mesh,

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 PROTOCOLS: Final = ("mqtt3", "mqtt5", "kafka", "http", "mcp", "a2a")
 NAMES: Final = {"mqtt3": "MQTT 3.1.1", "mqtt5": "MQTT 5", "kafka": "Kafka", "http": "HTTP", "mcp": "MCP", "a2a": "A2A"}
 
-SERVERS: Final = ("mqtt3", "mqtt5", "kafka", "http", "mcp")
-"""Who connects to the MCP endpoint only asks; an MCP server serves over a link that the mesh opens."""
+SERVERS: Final = ("mqtt3", "mqtt5", "kafka", "http", "mcp", "a2a")
+"""Who connects to the endpoints of MCP and A2A only asks; their servers serve over links that the mesh opens."""
 
 
 class Spelling(NamedTuple):
@@ -319,16 +319,16 @@ ASKED: Final[dict[str, Row]] = {
 }
 """What goes from the caller (``says``) to the server (``shows``)."""
 
-A2A_ASKS: Final[dict[str, str]] = {
-    "arguments": "a data part; metadata `skill`",
-    "binary arguments": "a raw part",
-    "deadline": "metadata `deadline_ms`: from now",
-    "cancel": "`CancelTask`",
-    "caller": "credentials and `Mesh-Agent`",
-    "cause": "",
+A2A_ASKS: Final[dict[str, Spelling]] = {
+    "arguments": _same("a data part; metadata `skill`"),
+    "binary arguments": _same("a raw part"),
+    "deadline": _same("metadata `deadline_ms`: from now"),
+    "cancel": _same("`CancelTask`"),
+    "caller": Spelling("credentials and `Mesh-Agent`", ""),
+    "cause": Spelling("", "metadata `cause`"),
 }
 for _field, _row in ASKED.items():
-    _row["a2a"] = Spelling(A2A_ASKS[_field], _row["a2a"].shows if "a2a" in _row else "")
+    _row["a2a"] = A2A_ASKS[_field]
 
 ANSWERED: Final[dict[str, Row]] = {
     "result": {
@@ -371,15 +371,15 @@ ANSWERED: Final[dict[str, Row]] = {
 }
 """What goes from the server (``says``) to the caller (``shows``)."""
 
-A2A_HEARS: Final[dict[str, str]] = {
-    "result": "the task's artifact: a data part, or text",
-    "binary result": "a raw part",
-    "its content type": "`mediaType` of the part",
-    "error": "`TASK_STATE_FAILED`, metadata `reason`",
-    "partial answers": "chunks of the artifact",
+A2A_ANSWERS: Final[dict[str, Spelling]] = {
+    "result": _same("the task's artifact: a data part, or text"),
+    "binary result": _same("a raw part"),
+    "its content type": _same("`mediaType` of the part"),
+    "error": Spelling("`TASK_STATE_FAILED` with a message", "`TASK_STATE_FAILED`, metadata `reason`"),
+    "partial answers": _same("chunks of the artifact"),
 }
 for _field, _row in ANSWERED.items():
-    _row["a2a"] = Spelling(_row["a2a"].says if "a2a" in _row else "", A2A_HEARS[_field])
+    _row["a2a"] = A2A_ANSWERS[_field]
 
 CALL: Final = {**ASKED, **ANSWERED}
 

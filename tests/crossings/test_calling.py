@@ -24,6 +24,7 @@ from tests.crossings.calling import (
     start,
 )
 from tests.crossings.outside import McpServer
+from tests.crossings.outside_a2a import A2aServer
 from tests.crossings.peers import PATIENCE_S, Peers
 from tests.crossings.table import CALL, CALLING, Cell, Crossing
 
@@ -38,11 +39,11 @@ _walked: dict[Cell, object] = {}
 
 
 @pytest.fixture(scope="module")
-def parties(peers: Peers, outside: McpServer) -> Iterator[tuple[Callers, Servers]]:
-    callers, servers = start(peers.mesh, outside)
+def parties(peers: Peers, outside: McpServer, outside_agent: A2aServer) -> Iterator[tuple[Callers, Servers]]:
+    callers, servers = start(peers.mesh, {"mcp": outside, "a2a": outside_agent})
     yield callers, servers
     for party in (*callers.values(), *servers.values()):
-        if party is not outside:
+        if party not in (outside, outside_agent):
             party.close()
 
 
