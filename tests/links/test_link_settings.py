@@ -38,6 +38,7 @@ def test_the_page_shows_what_works(tmp_path: Path):
         (("broker.example", 8883),),
         (("k1", 9092), ("k2", 9092)),
         (("n1", 4222),),
+        (("planner.example", 443),),
     ]
     assert links[0].pull == (RouteSettings("line/+/temp", "factory/{1}/temperature"),)
     assert (links[0].tls, links[1].tls, links[0].known_as) == (True, False, "dragoman-plant")
