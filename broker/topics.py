@@ -147,7 +147,7 @@ class Topics:
         have = len(topic.partitions)
         if partitions <= have:
             return Refusal(Reason.ARGUMENTS_INVALID, f"{shown(topic.name)} has {have} partitions; they never get fewer")
-        refusal = self._may(session, Action.CREATE, topic.name) or self._too_many(partitions)
+        refusal = self._may_change(session, topic.channel) or self._too_many(partitions)
         if refusal is None:
             for _ in range(partitions - have):
                 self._channels.add_partition(topic.channel)
@@ -155,7 +155,7 @@ class Topics:
 
     def change(self, session: Session, topic: Topic, options: Mapping[str, str], limits: Limits) -> Refusal | None:
         """Gives a topic these options and limits, instead of those it had."""
-        refusal = self._may(session, Action.CREATE, topic.name)
+        refusal = self._may_change(session, topic.channel)
         if refusal is None:
             for partition in topic.partitions:
                 self._core.retention.set(partition, limits)
@@ -165,7 +165,7 @@ class Topics:
 
     def truncate(self, session: Session, partition: Channel, offset: int) -> Refusal | None:
         """Nothing below ``offset`` of a partition is wanted any more."""
-        refusal = self._may(session, Action.CREATE, partition.name)
+        refusal = self._may_change(session, partition)
         if refusal is None:
             self._core.log.release(partition.number, offset)
             partition.free(offset)
@@ -173,7 +173,7 @@ class Topics:
 
     def delete(self, session: Session, topic: Topic) -> Ticket | Refusal:
         """Ends the topic with all it kept. Who subscribes goes on with a new, empty channel of the name."""
-        refusal = self._may(session, Action.CREATE, topic.name)
+        refusal = self._may_change(session, topic.channel)
         if refusal is not None:
             return refusal
         self._options.pop(topic.number, None)
@@ -182,6 +182,16 @@ class Topics:
         for deleted in self.on_deleted:
             deleted(topic.name)
         return ticket
+
+    def _may_change(self, session: Session, channel: Channel) -> Refusal | None:
+        """What a topic keeps is its maker's to change, and an administrator's; everybody may make one of their own."""
+        refusal = self._may(session, Action.CREATE, channel.name)
+        if refusal is None and not session.principal.admin and session.principal.name != channel.creator:
+            detail = (
+                f"the topic {shown(channel.name)} was made by somebody else; its maker or an administrator changes it"
+            )
+            refusal = Refusal(Reason.NOT_AUTHORIZED, detail)
+        return refusal
 
     def _keep(self, channel: Channel, options: dict[str, str]) -> None:
         self._options[channel.number] = options

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mesh_fakes import ALICE, BOB, World, bundle_of
 
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
+from dragoman.broker.principal import Principal
 from dragoman.broker.retention import Limits
 from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.subscription import Start
@@ -187,6 +188,22 @@ def test_who_may_not_create_changes_nothing():
     ):
         assert isinstance(refusal, Refusal)
         assert refusal.reason is Reason.NOT_AUTHORIZED
+
+
+def test_only_who_made_a_topic_or_an_administrator_changes_it():
+    world = World()
+    topic = made(world, partitions=2)
+    bob, root = world.party("bob", BOB), world.party("root", Principal("root", admin=True))
+    for refusal in (
+        world.broker.topics.grow(bob, topic, 3),
+        world.broker.topics.change(bob, topic, {}, Limits()),
+        world.broker.topics.truncate(bob, topic.partitions[1], 0),
+        world.broker.topics.delete(bob, topic),
+    ):
+        assert isinstance(refusal, Refusal)
+        assert "somebody else" in refusal.detail
+    assert world.broker.topics.change(root, topic, {"a": "b"}, Limits()) is None
+    assert not isinstance(world.broker.topics.delete(root, topic), Refusal)
 
 
 def test_what_the_mesh_keeps_for_itself_is_no_topic():
