@@ -188,7 +188,7 @@ class Topics:
         refusal = self._may(session, Action.CREATE, channel.name)
         if refusal is None and not session.principal.admin and session.principal.name != channel.creator:
             detail = (
-                f"the topic {shown(channel.name)} was made by somebody else; its maker or an administrator changes it"
+                f"the topic {shown(channel.name)} was made by somebody else: its maker or an administrator changes it"
             )
             refusal = Refusal(Reason.NOT_AUTHORIZED, detail)
         return refusal

@@ -20,7 +20,16 @@ SCHEMES: Final = {
     "a2a": ("http", "https"),
     "mcp": ("http", "https"),
 }
-PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "kafka": 9092, "kafkas": 9093, "nats": 4222, "tls": 4222, "http": 80, "https": 443}
+PORTS: Final = {
+    "mqtt": 1883,
+    "mqtts": 8883,
+    "kafka": 9092,
+    "kafkas": 9093,
+    "nats": 4222,
+    "tls": 4222,
+    "http": 80,
+    "https": 443,
+}
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
