@@ -37,7 +37,7 @@ def fetch(ask: Ask) -> None:
     if request.session_id:
         ask.answer(FetchResponse(error_code=ErrorCode.FETCH_SESSION_ID_NOT_FOUND))
         return
-    _Fetch(ask, request).begin()
+    ask.session.in_turn(_Fetch(ask, request).begin)
 
 
 @final
@@ -194,6 +194,7 @@ class _Fetch:
 
     def _end(self) -> None:
         self._done = True
+        self._ask.session.turn_over()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

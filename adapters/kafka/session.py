@@ -137,6 +137,8 @@ class KafkaSession:
         self._waiting: dict[Ticket, list[Then]] = {}
         self._paused = False
         self._unsafe_bytes = 0
+        self._turns: deque[Callable[[], None]] = deque()
+        self._turn_taken = False
 
     # -- who it is -----------------------------------------------------------------------------------
 
@@ -288,6 +290,25 @@ class KafkaSession:
         """The peer does not read what was written; or it does again."""
         self._paused = paused
         self._regulate()
+        self._next_turn()
+
+    def in_turn(self, begin: Callable[[], None]) -> None:
+        """Calls ``begin`` when it is its turn, one after the other; ``turn_over`` ends it.
+
+        For answers that may be large: what a client asks for ahead of what it reads costs no memory.
+        """
+        self._turns.append(begin)
+        self._next_turn()
+
+    def turn_over(self) -> None:
+        """The next one may begin, in a later turn of the loop."""
+        self._turn_taken = False
+        self.realm.core.loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        if self._turns and not self._turn_taken and not self._paused and not self.closing:
+            self._turn_taken = True
+            self._turns.popleft()()
 
     def _regulate(self) -> None:
         """A connection is read while it may add to what is under way."""
@@ -362,6 +383,7 @@ class KafkaSession:
                 ask.on_gone()
         self._asks.clear()
         self._later.clear()
+        self._turns.clear()
         self._waiting.clear()
         if self.admitted:
             self.realm.broker.detach(self)
