@@ -191,10 +191,10 @@ class _Fetch:
             else:
                 place.answer.error_code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         self._ask.answer(self._response)
+        self._ask.session.turn_over()
 
     def _end(self) -> None:
         self._done = True
-        self._ask.session.turn_over()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -251,6 +251,7 @@ class KafkaSession:
         """What was received last met a fault of ours: its request is answered with that, and the connection goes on."""
         if self._asks and not self._asks[-1].answered:
             self._asks[-1].error(ErrorCode.UNKNOWN_SERVER_ERROR)
+        self._turn_taken = False
         self._regulate()
 
     def _cut(self, why: str) -> None:
@@ -301,9 +302,12 @@ class KafkaSession:
         self._next_turn()
 
     def turn_over(self) -> None:
-        """The next one may begin, in a later turn of the loop."""
+        """The next one may begin, once what was answered is with the socket."""
+        self.realm.core.loop.call_soon(self._take_turns)
+
+    def _take_turns(self) -> None:
         self._turn_taken = False
-        self.realm.core.loop.call_soon(self._next_turn)
+        self._next_turn()
 
     def _next_turn(self) -> None:
         if self._turns and not self._turn_taken and not self._paused and not self.closing:
