@@ -110,6 +110,7 @@ class Call:
     ``wanted``       the agent it was asked of, None = whoever serves the skill; ``agent`` who was asked last
     ``key``          the exact (skill, schemas) asked for; None = any of that name
     ``deadline_ms``  milliseconds since the epoch
+    ``moved_ms``     when it came into its state, likewise; events of that may be dropped, this stays
     ``durable``      the caller wants it to outlive connections; ``recorded`` it is a record in the log
     ``told``         session number of the connection that got the final answer
     ``address``      where the answer goes if the caller's process did not live to hear it
@@ -133,6 +134,7 @@ class Call:
         "id",
         "key",
         "last_event",
+        "moved_ms",
         "offer",
         "outcome",
         "principal",
@@ -177,6 +179,7 @@ class Call:
         self.state = CallState.WAITING
         self.agent = ""
         self.started_ms = 0
+        self.moved_ms = 0
         self.deadline_ms = 0
         self.ended_ms = 0
         self.due_ms = 0

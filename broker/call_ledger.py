@@ -130,8 +130,11 @@ class Ledger:
     def event(self, call: Call, kind: Kind, payload: bytes | None = None, content_type: str | None = None) -> CallEvent:
         """The next event of a call, not yet noted."""
         call.last_event += 1
+        now_ms = self._clock.now_ms()
+        if kind is not Kind.PART:
+            call.moved_ms = now_ms
         refusal = call.outcome.refusal if kind is Kind.FINAL and call.outcome is not None else None
-        return CallEvent(call.last_event, kind, call.state, self._clock.now_ms(), payload, content_type, refusal)
+        return CallEvent(call.last_event, kind, call.state, now_ms, payload, content_type, refusal)
 
     def record(self, call: Call) -> None:
         """Makes the call a record in the log, or brings its row up to date."""

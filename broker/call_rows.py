@@ -39,6 +39,7 @@ class CallRow(Row):
     started_ms: int = 0
     deadline_ms: int = 0
     ended_ms: int = 0
+    moved_ms: int = 0
 
 
 class EventRow(Row):
@@ -74,6 +75,7 @@ def save(log: Log, call: Call) -> None:
         started_ms=call.started_ms,
         deadline_ms=call.deadline_ms,
         ended_ms=call.ended_ms,
+        moved_ms=call.moved_ms,
     )
     log.put(Table.CALLS, call.id.encode(), encode_row(row))
 
@@ -144,6 +146,7 @@ def _call(call_id: str, row: CallRow) -> Call:
     call.started_ms = row.started_ms
     call.deadline_ms = row.deadline_ms
     call.ended_ms = row.ended_ms
+    call.moved_ms = row.moved_ms or row.ended_ms or row.started_ms
     return call
 
 

@@ -139,7 +139,7 @@ class Calls:
         wait_ms = self._settings.call_deadline_ms if deadline_ms is None else deadline_ms
         wait_ms = max(0, min(wait_ms, self._settings.call_deadline_max_ms))
         call.caller = caller
-        call.started_ms = now_ms
+        call.started_ms = call.moved_ms = now_ms
         call.deadline_ms = now_ms + wait_ms
         call.due_ms = self._clock.monotonic_ms() + wait_ms
         waiting = self._waiting.length(call.lane)
