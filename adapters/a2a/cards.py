@@ -6,7 +6,7 @@ The interfaces are always ours, whatever an agent's own card says: it is reached
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, final
 
 import msgspec
 
@@ -18,6 +18,9 @@ SCHEMAS: Final = "urn:dragoman:a2a:skill-schemas:1"
 
 INPUT_MODES: Final = ("application/json", "text/plain", "application/octet-stream")
 OUTPUT_MODES: Final = INPUT_MODES
+
+AGES_MAX: Final = 4096
+"""Cards whose age is remembered; one takes about 300 bytes."""
 
 
 class Shown(NamedTuple):
@@ -55,6 +58,24 @@ def show(agent: str, card: Card | None, url: str) -> Shown:
     shown["version"] = (card.version if card is not None else "") or digest[:12]
     body = msgspec.json.encode(shown)
     return Shown(body, f'"{sha256(body).hexdigest()[:32]}"')
+
+
+@final
+class Ages:
+    """Since when each card is as it is, as far as anybody has looked. The longest unread are forgotten."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, int]] = {}
+
+    def since(self, url: str, etag: str, now_ms: int) -> int:
+        """When the card at this address was first seen like this: now, if it was not."""
+        known = self._known.pop(url, None)
+        if known is None or known[0] != etag:
+            known = (etag, now_ms)
+        self._known[url] = known
+        if len(self._known) > AGES_MAX:
+            del self._known[next(iter(self._known))]
+        return known[1]
 
 
 def matches(if_none_match: str, etag: str) -> bool:

@@ -65,7 +65,7 @@ class Methods:
             case "GetTask":
                 return self._tasks.get(party, _read(ask, GetRequest))
             case "ListTasks":
-                return self._tasks.page(party, _read(ask, ListRequest))
+                return await self._tasks.page(party, _read(ask, ListRequest))
             case "CancelTask":
                 return self._tasks.cancel(party, _read(ask, CancelRequest).id)
             case "SubscribeToTask":
@@ -86,15 +86,17 @@ class Methods:
 
     async def _stream(self, http: web.Request, party: Party, ask: Ask) -> web.StreamResponse:
         request = _read(ask, SendRequest)
-        task = await self._tasks.start(party, request)
         history = request.configuration.history_length if request.configuration is not None else None
-        return await self._streams.begin(http, party.principal.name, task, ask.wrap, history)
+        with self._streams.held(party.principal.name):
+            task = await self._tasks.start(party, request)
+            return await self._streams.begin(http, task, ask.wrap, history)
 
     async def _subscribe(self, http: web.Request, party: Party, ask: Ask) -> web.StreamResponse:
         task = self._tasks.find(party, _read(ask, SubscribeRequest).id)
         if not task.call.pending:
             raise A2aError(Fault.UNSUPPORTED_OPERATION, "the task has ended; GetTask shows it")
-        return await self._streams.follow(http, party.principal.name, task, ask.wrap)
+        with self._streams.held(party.principal.name):
+            return await self._streams.follow(http, task, ask.wrap)
 
 
 def _read(ask: Ask, kind: type[T]) -> T:

@@ -77,9 +77,9 @@ class Notes:
         """The task, whosever it is."""
         return self._notes.get(task_id)
 
-    def owned(self, agent: str, principal: Principal) -> Iterable[tuple[str, Note]]:
-        """The principal's tasks of an agent, oldest first."""
-        return [(task_id, self._notes[task_id]) for task_id in self._owned.get((agent, principal.name), ())]
+    def owned(self, agent: str, principal: Principal) -> Iterable[str]:
+        """The principal's tasks of an agent as they are now, oldest first."""
+        return list(self._owned.get((agent, principal.name), ()))
 
     def message(self, task_id: str) -> JsonObject | None:
         """What the user said; None if it was too large to keep."""

@@ -7,7 +7,9 @@ Host, Origin, encoding and credentials before anything here runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Final, final
 
 import msgspec
@@ -39,6 +41,7 @@ OWN: Final = "mesh"
 """The mesh's own agent; one of that id in the directory is not reached by A2A."""
 
 VERSION_FIELD: Final = "A2A-Version"
+_VERSION: Final = re.compile(rf"{re.escape(VERSION)}(\.[0-9]{{1,6}})?")
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -64,7 +67,7 @@ def add_routes(app: web.Application, broker: Broker, settings: A2aSettings, *, v
         router.add_route(method, agent + path, endpoint.rest(name))
     for path in (push, push + "/{config}"):
         router.add_route("*", path, endpoint.rest("GetTaskPushNotificationConfig"))
-    router.add_route("GET", agent + "/.well-known/agent-card.json", endpoint.card)
+    router.add_get(agent + "/.well-known/agent-card.json", endpoint.card)
     app.on_startup.append(endpoint.started)
     app.on_shutdown.append(endpoint.stopped)
     return endpoint
@@ -78,11 +81,12 @@ class A2aEndpoint:
         self._broker = broker
         self._settings = settings
         self._own_card = card_of(version)
+        self._ages = cards.Ages()
         self._agent = MeshAgent(broker, settings)
         self.notes = Notes(broker)
-        tasks = Tasks(broker, settings, self.notes)
-        self._streams = Streams(tasks, settings)
-        self._methods = Methods(tasks, self._streams, settings)
+        self._tasks = Tasks(broker, settings, self.notes)
+        self._streams = Streams(self._tasks, settings)
+        self._methods = Methods(self._tasks, self._streams, settings)
 
     async def started(self, app: web.Application) -> None:
         """Takes up the tasks there are, and serves those of the mesh's own agent."""
@@ -90,7 +94,8 @@ class A2aEndpoint:
         self._agent.start()
 
     async def stopped(self, app: web.Application) -> None:
-        """Ends every stream. Tasks go on when the mesh is back."""
+        """Ends every stream and answers whoever waits. Tasks go on when the mesh is back."""
+        self._tasks.stop()
         self._streams.stop()
         await self._agent.stop()
 
@@ -101,10 +106,13 @@ class A2aEndpoint:
         agent = self._named(http)
         card = self._visible(http[PRINCIPAL], agent)
         base = self._settings.base_url or f"{http.scheme}://{http.host}"
-        shown_card = cards.show(agent, card, f"{base}{self._settings.path}/{to_level(agent)}")
+        url = f"{base}{self._settings.path}/{to_level(agent)}"
+        shown_card = cards.show(agent, card, url)
+        since_ms = self._ages.since(url, shown_card.etag, self._broker.clock.now_ms())
         # Who may see it and what it holds depends on who asks.
         headers = {
             "ETag": shown_card.etag,
+            "Last-Modified": formatdate(since_ms // 1000, usegmt=True),
             "Cache-Control": f"private, max-age={self._settings.card_max_age_s}",
             "Vary": "Authorization",
         }
@@ -116,8 +124,11 @@ class A2aEndpoint:
 
     async def rpc(self, http: web.Request) -> web.StreamResponse:
         """One JSON-RPC request."""
-        agent = self._named(http) if "agent" in http.match_info else None
-        return await serve_rpc(http, lambda ask: self._serve(http, ask, agent), lambda: _check_version(http))
+
+        async def serve(ask: Ask) -> JsonObject | web.StreamResponse:
+            return await self._serve(http, ask, self._named(http) if "agent" in http.match_info else None)
+
+        return await serve_rpc(http, serve, lambda: _check_version(http))
 
     def rest(self, method: str) -> Answer:
         """The route of one method in HTTP+JSON."""
@@ -175,9 +186,9 @@ def _trace(http: web.Request) -> dict[str, str]:
 
 
 def _check_version(http: web.Request) -> None:
-    """Only 1.0 is spoken. Nothing said means 0.3, by the specification."""
+    """Only 1.0 is spoken; patch numbers are not negotiated. Nothing said means 0.3. All by the specification."""
     said = http.headers.get(VERSION_FIELD) or http.query.get(VERSION_FIELD) or ""
-    if said.strip() != VERSION:
+    if not _VERSION.fullmatch(said.strip()):
         detail = f"this is A2A {VERSION}; {VERSION_FIELD} says {said[:20]!r}" if said else f"send {VERSION_FIELD}: 1.0"
         raise A2aError(Fault.VERSION_NOT_SUPPORTED, detail)
 

@@ -53,14 +53,14 @@ def _id_of(given: Any) -> Id:
     request_id = given.get("id")
     if request_id is None or (isinstance(request_id, str | int | float) and not isinstance(request_id, bool)):
         return request_id
-    raise A2aError(Fault.INVALID_REQUEST, "id is a string or a number")
+    raise A2aError(Fault.INVALID_REQUEST, "id is a string, a number or null")
 
 
 def _ask(given: JsonObject, request_id: Id) -> Ask:
     method, params = given.get("method"), given.get("params")
     if given.get("jsonrpc") != "2.0":
         raise A2aError(Fault.INVALID_REQUEST, 'jsonrpc is "2.0"')
-    if request_id is None:
+    if "id" not in given:
         raise A2aError(Fault.INVALID_REQUEST, "a request has an id; A2A has no notifications")
     if not isinstance(method, str):
         raise A2aError(Fault.INVALID_REQUEST, "method is the name of a method")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, final
 
 import msgspec
@@ -46,24 +47,26 @@ class Streams:
         for news in self._open:
             news.set()
 
-    async def begin(
-        self, http: web.Request, principal: str, task: Found, wrap: Wrap, history_length: int | None
-    ) -> web.StreamResponse:
+    def held(self, principal: str) -> AbstractContextManager[None]:
+        """Room for one stream of this principal, taken before a task is begun for it. Raises RefusedError."""
+        return self._quota.held(principal)
+
+    async def begin(self, http: web.Request, task: Found, wrap: Wrap, history_length: int | None) -> web.StreamResponse:
         """First the task as it began, then all that has happened and happens, until its end."""
         born = self._tasks.born(task, history_length)
         if born is None:
-            return await self.follow(http, principal, task, wrap)
-        return await self._run(http, principal, task, _Reading(task, born, wrap, after=0))
+            return await self.follow(http, task, wrap)
+        return await self._run(http, task, _Reading(task, born, wrap, after=0))
 
-    async def follow(self, http: web.Request, principal: str, task: Found, wrap: Wrap) -> web.StreamResponse:
+    async def follow(self, http: web.Request, task: Found, wrap: Wrap) -> web.StreamResponse:
         """First the task as it is, then what happens, until its end."""
         reading = _Reading(task, self._tasks.shown(task), wrap, after=task.call.last_event)
-        return await self._run(http, principal, task, reading)
+        return await self._run(http, task, reading)
 
-    async def _run(self, http: web.Request, principal: str, task: Found, reading: _Reading) -> web.StreamResponse:
+    async def _run(self, http: web.Request, task: Found, reading: _Reading) -> web.StreamResponse:
         """Raises A2aError and RefusedError before the first item."""
         writer = EventWriter(http, stall_s=self._settings.stall_max_s)
-        with self._quota.held(principal), self._tasks.watched(task.call) as news:
+        with self._tasks.watched(task.call) as news:
             self._open.add(news)
             try:
                 await writer.open()

@@ -9,9 +9,10 @@ import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple, final
+from heapq import nlargest
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
 from uuid import uuid4
 
 import msgspec
@@ -22,7 +23,7 @@ from dragoman.adapters.a2a.errors import A2aError, Fault, invalid, no_task, refu
 from dragoman.adapters.a2a.mesh_skills import PUBLISH, Publish
 from dragoman.adapters.a2a.session import A2aSession, Asker
 from dragoman.adapters.a2a.wire import GetRequest, JsonObject, ListRequest, Message, SendRequest, check_message
-from dragoman.routing.refusals import Refusal, RefusedError
+from dragoman.routing.refusals import Refusal
 from dragoman.routing.words import traced
 
 if TYPE_CHECKING:
@@ -30,12 +31,17 @@ if TYPE_CHECKING:
     from dragoman.adapters.a2a.settings import A2aSettings
     from dragoman.broker.broker import Broker
     from dragoman.broker.call import Call
+    from dragoman.broker.log.contract import Ticket
     from dragoman.broker.principal import Principal
     from dragoman.routing.cards import Skill
 
 PAGE: Final = 50
 PAGE_MAX: Final = 100
+LOOKED_AT_PER_TURN_MAX: Final = 1_000
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+Place: TypeAlias = tuple[int, str]
+"""Where a task is in a list: when it came into its state, and its id."""
 
 
 class Party(NamedTuple):
@@ -67,6 +73,15 @@ class Tasks:
         self._broker = broker
         self._settings = settings
         self._notes = notes
+        self._unsafe: dict[str, Ticket] = {}
+        self._waiting: set[asyncio.Event] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Lets nobody wait any longer: whoever does is answered with the task as it is."""
+        self._stopped = True
+        for news in self._waiting:
+            news.set()
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -93,22 +108,28 @@ class Tasks:
             arguments=asked.arguments,
             content_type=asked.content_type,
             deadline_ms=asked.deadline_ms if asked.deadline_ms is not None else settings.deadline_ms,
-            dedupe=f"a2a:{party.agent}:{message.message_id}",
+            # Ids are printable, so that no two pairs of agent and id are one reference.
+            dedupe=f"a2a:{party.agent}\n{message.message_id}",
             durable=True,
         )
         if isinstance(call, Refusal):
             raise refused(call)
         known = self._notes.get(call.id)
-        if known is not None:
-            return Found(call, known.context)
-        context = message.context_id or str(uuid4())
-        if not isinstance(self._broker.calls.get(party.principal, call.id), Refusal):
-            ticket = self._notes.note(call, party.agent, context, kept)
-            try:
-                await self._broker.safe(ticket)
-            except RefusedError as error:
-                raise refused(error.refusal) from None
+        context = known.context if known is not None else message.context_id or str(uuid4())
+        if known is None and not isinstance(self._broker.calls.get(party.principal, call.id), Refusal):
+            self._commit(call.id, self._notes.note(call, party.agent, context, kept))
+        # Whoever repeats the message meanwhile is told no sooner.
+        ticket = self._unsafe.get(call.id)
+        if ticket is not None:
+            await self._broker.safe(ticket)
         return Found(call, context)
+
+    def _commit(self, task_id: str, ticket: Ticket) -> None:
+        def settled(refusal: Refusal | None) -> None:
+            del self._unsafe[task_id]
+
+        self._unsafe[task_id] = ticket
+        self._broker.when_safe(ticket, settled)
 
     def _refuse_turn(self, party: Party, message: Message) -> None:
         """A message for a task there is already: calls cannot be told more once they are asked."""
@@ -128,14 +149,15 @@ class Tasks:
         """Waits for the task's end, at most as long as a request may be held."""
         if not call.pending:
             return
-        with self.watched(call) as news:
+        with self.watched(call) as news, suppress(TimeoutError):
+            self._waiting.add(news)
             try:
                 async with asyncio.timeout(self._settings.send_wait_max_s):
-                    while call.pending:
+                    while call.pending and not self._stopped:
                         news.clear()
                         await news.wait()
-            except TimeoutError:
-                return
+            finally:
+                self._waiting.discard(news)
 
     @contextmanager
     def watched(self, call: Call) -> Iterator[asyncio.Event]:
@@ -179,47 +201,52 @@ class Tasks:
             return None
         return views.born(task.call, task.context, self._notes.message(task.call.id) if history_length != 0 else None)
 
-    def page(self, party: Party, request: ListRequest) -> JsonObject:
+    async def page(self, party: Party, request: ListRequest) -> JsonObject:
         """The party's tasks of this agent, what changed last first."""
         _history_length(request.history_length)
         size = PAGE if request.page_size is None else request.page_size
         if not 1 <= size <= PAGE_MAX:
             raise invalid("pageSize", f"1 to {PAGE_MAX}, not {size}")
-        found = self._wanted(party, request)
-        found.sort(key=_place, reverse=True)
-        total = len(found)
-        if request.page_token:
-            after = _read_token(request.page_token)
-            found = [task for task in found if _place(task) < after]
-        page = found[:size]
-        more = len(found) > len(page)
+        after = _read_token(request.page_token) if request.page_token else None
+        places = await self._wanted(party, request)
+        newest = nlargest(size + 1, places if after is None else [place for place in places if place < after])
+        page = newest[:size]
+        # While others had their turn some may have been forgotten.
+        found = [(self._notes.get(task_id), self._broker.calls.get(party.principal, task_id)) for _, task_id in page]
         return {
             "tasks": [
-                self.shown(task, request.history_length, artifacts=request.include_artifacts is True) for task in page
+                self.shown(
+                    Found(call, note.context), request.history_length, artifacts=request.include_artifacts is True
+                )
+                for note, call in found
+                if note is not None and not isinstance(call, Refusal)
             ],
-            "nextPageToken": _token(page[-1]) if more else "",
+            "nextPageToken": _token(page[-1]) if len(newest) > size else "",
             "pageSize": size,
-            "totalSize": total,
+            "totalSize": len(places),
         }
 
-    def _wanted(self, party: Party, request: ListRequest) -> list[Found]:
+    async def _wanted(self, party: Party, request: ListRequest) -> list[Place]:
         status = request.status
         if status in ("", "TASK_STATE_UNSPECIFIED"):
             status = None
         if status is not None and status not in views.STATES:
             raise invalid("status", f"the name of a state, such as {views.WORKING}, not {status[:80]!r}")
         since_ms = _time_ms(request.status_timestamp_after) if request.status_timestamp_after else 0
-        found: list[Found] = []
-        for task_id, note in self._notes.owned(party.agent, party.principal):
+        places: list[Place] = []
+        for number, task_id in enumerate(self._notes.owned(party.agent, party.principal), start=1):
+            if number % LOOKED_AT_PER_TURN_MAX == 0:
+                await asyncio.sleep(0)
+            note, call = self._notes.get(task_id), self._broker.calls.get(party.principal, task_id)
+            if note is None or isinstance(call, Refusal):
+                continue
             if request.context_id and note.context != request.context_id:
                 continue
-            call = self._broker.calls.get(party.principal, task_id)
-            assert not isinstance(call, Refusal), "a note goes with its call"
             if status is not None and views.state_of(call) != status:
                 continue
             if views.changed_ms(call) >= since_ms:
-                found.append(Found(call, note.context))
-        return found
+                places.append((views.changed_ms(call), task_id))
+        return places
 
     # -- ending --------------------------------------------------------------------------------------
 
@@ -250,16 +277,12 @@ def _history_length(length: int | None) -> None:
         raise invalid("historyLength", f"0 or more, not {length}")
 
 
-def _place(task: Found) -> tuple[int, str]:
-    return views.changed_ms(task.call), task.call.id
-
-
-def _token(task: Found) -> str:
-    time_ms, task_id = _place(task)
+def _token(place: Place) -> str:
+    time_ms, task_id = place
     return urlsafe_b64encode(f"{time_ms}:{task_id}".encode()).decode().rstrip("=")
 
 
-def _read_token(token: str) -> tuple[int, str]:
+def _read_token(token: str) -> Place:
     try:
         text = urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
         time_ms, colon, task_id = text.partition(":")

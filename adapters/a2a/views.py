@@ -68,7 +68,7 @@ def state_of(call: Call) -> str:
 
 def changed_ms(call: Call) -> int:
     """When it came into that state."""
-    return next((event.time_ms for event in reversed(call.events) if event.kind is not Kind.PART), call.started_ms)
+    return call.moved_ms
 
 
 def timestamp(time_ms: int) -> str:

@@ -21,6 +21,7 @@ from dragoman.broker.call import Call
 from dragoman.broker.clock import SystemClock
 from dragoman.broker.gate import Gate
 from dragoman.broker.gate_settings import GateSettings
+from dragoman.broker.log.contract import Ticket
 from dragoman.broker.log.memory import MemoryLog
 from dragoman.broker.metrics import Metrics
 from dragoman.broker.principal import ANONYMOUS, Principal
@@ -88,6 +89,26 @@ class Server:
         pass
 
     committed = refused = close = lost  # type: ignore[assignment]
+
+
+class HeldLog(MemoryLog):
+    """A log whose commits take until ``let_go`` once it is ``holding``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holding = False
+        self._held: list[Ticket] = []
+        self._report: Callable[[Ticket], None] = self._held.append
+
+    def open(self, on_commit: Callable[[Ticket], None], on_refused: Callable[[Ticket, Refusal], None]) -> None:
+        self._report = on_commit
+        super().open(lambda ticket: (self._held.append if self.holding else on_commit)(ticket), on_refused)
+
+    def let_go(self) -> None:
+        self.holding = False
+        for ticket in self._held:
+            self._report(ticket)
+        self._held.clear()
 
 
 class FakeAuthenticator:
@@ -196,14 +217,17 @@ async def next_event(content: aiohttp.StreamReader) -> Any:
 
 @contextlib.asynccontextmanager
 async def a2a_mesh(
-    settings: A2aSettings | None = None, gate: GateSettings | None = None, agents: AgentSettings | None = None
+    settings: A2aSettings | None = None,
+    gate: GateSettings | None = None,
+    agents: AgentSettings | None = None,
+    log: MemoryLog | None = None,
 ) -> AsyncIterator[A2aMesh]:
     """Starts one; everything is gone at the end."""
     broker = Broker(
         BrokerSettings(),
         agents or AgentSettings(flap_ms=0),
         clock=SystemClock(),
-        log=MemoryLog(),
+        log=log or MemoryLog(),
         gate=Gate(gate or GateSettings()),
         loop=asyncio.get_running_loop(),
         metrics=Metrics(),

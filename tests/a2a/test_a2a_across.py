@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -33,6 +34,15 @@ def ask(mesh: MeshProcess, path: str, body: Any = None, method: str = "") -> Any
         with error:
             text = error.read()
     return json.loads(text) if text else None
+
+
+def lines(mesh: MeshProcess, path: str, body: Any) -> bytes:
+    """All of a stream, to its proper end."""
+    headers = {"A2A-Version": "1.0", "Content-Type": "application/json"}
+    request = urllib.request.Request(mesh.url + path, data=json.dumps(body).encode(), headers=headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        said: bytes = answer.read()
+    return said
 
 
 def send(mesh: MeshProcess, agent: str, part: Any, *, wait: bool = True, **more: Any) -> Any:
@@ -107,6 +117,26 @@ def test_an_http_agent_is_an_a2a_agent(mesh_process: MeshStarter) -> None:
         ask(mesh, f"/v1/calls/{call}/answer", {"table": 4})
         done = until(mesh, "desk", call, "COMPLETED")
         assert done["artifacts"][0]["parts"][0]["data"] == {"table": 4}
+
+
+@pytest.mark.slow
+def test_a_mesh_that_stops_answers_who_waits(mesh_process: MeshStarter) -> None:
+    mesh = mesh_process()
+    card = {"name": "Sleeper", "skills": [{"id": "echo", "name": "echo"}]}
+    ask(mesh, "/v1/agents/sleeper", {"card": card, "lease_ms": 600_000}, method="PUT")
+    with ThreadPoolExecutor(2) as others:
+        given = {"message": message("good night")}
+        sent = others.submit(ask, mesh, "/a2a/sleeper/message:send", given)
+        until_s = time.monotonic() + 10
+        while not ask(mesh, "/a2a/sleeper/tasks")["totalSize"]:
+            assert time.monotonic() < until_s, "no task"
+        streamed = others.submit(lines, mesh, "/a2a/sleeper/message:stream", {"message": message("and you")})
+        while ask(mesh, "/a2a/sleeper/tasks")["totalSize"] < 2:
+            assert time.monotonic() < until_s, "no second task"
+        # Well below what it grants to those who are slow.
+        assert mesh.terminate(10).code == 0, mesh.stderr
+        assert sent.result(5)["task"]["status"]["state"] == "TASK_STATE_SUBMITTED"
+        assert b"TASK_STATE_SUBMITTED" in streamed.result(5)
 
 
 @pytest.mark.slow

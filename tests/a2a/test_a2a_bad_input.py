@@ -144,7 +144,7 @@ def test_what_is_nested_deeply_does_no_harm(depth: int) -> None:
     run(body)
 
 
-@pytest.mark.parametrize("version", ["", "0.3", "1.1", "2.0", "one"])
+@pytest.mark.parametrize("version", ["", "0.3", "1", "1.1", "1.0.x", "1.01", "2.0", "one"])
 def test_only_one_version_is_spoken(version: str) -> None:
     async def body(mesh: A2aMesh) -> None:
         mesh.add("t1")
@@ -154,6 +154,35 @@ def test_only_one_version_is_spoken(version: str) -> None:
         status, _, answer = await mesh.post("/t1/tasks", None, method="GET", headers={"A2A-Version": version})
         assert (status, answer["error"]["code"], answer["error"]["status"]) == (400, 400, "FAILED_PRECONDITION")
         assert answer["error"]["details"][0]["reason"] == "VERSION_NOT_SUPPORTED"
+
+    run(body)
+
+
+def test_patch_numbers_are_not_negotiated() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        mesh.add("t1")
+        status, _, _ = await mesh.post("/t1/tasks", None, method="GET", headers={"A2A-Version": "1.0.1"})
+        assert status == 200
+
+    run(body)
+
+
+def test_an_address_that_is_no_name_is_told_in_the_words_of_its_binding() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        ask = {"jsonrpc": "2.0", "id": 1, "method": "ListTasks"}
+        status, _, answer = await mesh.post("/%FF", ask)
+        assert (status, answer["id"], answer["error"]["data"][0]["reason"]) == (200, 1, "NAME_INVALID")
+        status, _, answer = await mesh.post("/%FF/tasks", None, method="GET")
+        assert (status, answer["error"]["details"][0]["reason"]) == (400, "NAME_INVALID")
+
+    run(body)
+
+
+def test_an_id_may_be_null_but_not_absent() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        mesh.add("t1")
+        _, _, answer = await mesh.post("/t1", {"jsonrpc": "2.0", "id": None, "method": "ListTasks"})
+        assert (answer["id"], answer["result"]["totalSize"]) == (None, 0)
 
     run(body)
 
@@ -270,5 +299,8 @@ def test_too_many_at_once() -> None:
             assert first.status == 200
             status, _, error = await mesh.post(f"/t1/tasks/{task['id']}:subscribe", None)
             assert (status, error["error"]["details"][0]["reason"]) == (429, "QUOTA_EXCEEDED")
+            # What is refused for want of a stream was not asked of anybody.
+            status, _, _ = await mesh.post("/t1/message:stream", {"message": message("y")})
+            assert (status, (await mesh.rpc("t1", "ListTasks"))["totalSize"]) == (429, 1)
 
     run(body, streams_per_principal_max=1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
+
 import httpx
 from a2a.client import A2ACardResolver
 from a2a_mesh import A2aMesh, run
 
-from dragoman.adapters.a2a.cards import SCHEMAS
+from dragoman.adapters.a2a.cards import AGES_MAX, SCHEMAS, Ages
 from dragoman.broker.principal import Principal
 from dragoman.routing.cards import Card, Skill
 
@@ -54,6 +56,10 @@ def test_a_card_is_sent_again_only_when_it_has_changed() -> None:
         server = mesh.add("t1")
         status, headers, first = await mesh.post(path, None, method="GET")
         assert (status, headers["Cache-Control"]) == (200, "private, max-age=5")
+        modified = parsedate_to_datetime(headers["Last-Modified"]).timestamp()
+        assert abs(modified - mesh.broker.clock.now_ms() / 1000) < 5
+        status, head, nothing = await mesh.post(path, None, method="HEAD")
+        assert (status, head["ETag"], nothing) == (200, headers["ETag"], None)
         known = {"If-None-Match": f'"other", W/{headers["ETag"]}'}
         status, headers, nothing = await mesh.post(path, None, method="GET", headers=known)
         assert (status, nothing) == (304, None)
@@ -63,3 +69,16 @@ def test_a_card_is_sent_again_only_when_it_has_changed() -> None:
         assert (status, first["version"] == second["version"]) == (200, False)
 
     run(body, card_max_age_s=5)
+
+
+def test_a_card_is_as_old_as_its_content() -> None:
+    ages = Ages()
+    assert ages.since("u", "one", 1_000) == 1_000
+    assert ages.since("u", "one", 2_000) == 1_000
+    assert ages.since("u", "two", 3_000) == 3_000
+    for number in range(AGES_MAX - 1):
+        ages.since(f"v{number}", "one", 4_000)
+    assert ages.since("u", "two", 5_000) == 3_000
+    # That look made it the youngest; the next newcomers push the others out first.
+    ages.since("w", "one", 6_000)
+    assert ages.since("v0", "one", 7_000) == 7_000

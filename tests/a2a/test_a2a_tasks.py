@@ -7,9 +7,14 @@ import json
 from typing import Any
 
 import pytest
-from a2a_mesh import ECHO, A2aMesh, a2a_mesh, message, next_event, run
+from a2a_mesh import ECHO, A2aMesh, HeldLog, a2a_mesh, message, next_event, run
 
+from dragoman.adapters.a2a import tasks as a2a_tasks
 from dragoman.adapters.a2a.settings import A2aSettings
+from dragoman.adapters.a2a.tasks import Party
+from dragoman.adapters.a2a.wire import ListRequest
+from dragoman.broker.call import Kind
+from dragoman.broker.principal import ANONYMOUS
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.routing.cards import Skill
 from dragoman.routing.refusals import Reason
@@ -173,6 +178,77 @@ def test_the_same_message_id_is_the_same_task() -> None:
         assert streamed[0]["task"]["id"] == first["id"]
 
     run(body)
+
+
+def test_one_message_id_is_one_message() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        mesh.add("a", ECHO, Skill("other"))
+        mesh.add("a:b")
+        first = await mesh.send("a", "x", messageId="b:c", metadata={"skill": "echo"})
+        # Agents and ids of clients hold any sign: no two pairs are taken for one.
+        assert (await mesh.send("a:b", "x", messageId="c"))["id"] != first["id"]
+        error = await mesh.send("a", "x", messageId="b:c", metadata={"skill": "other"})
+        assert (error["code"], error["data"][0]["reason"]) == (-32602, "CONFLICT")
+
+    run(body)
+
+
+def test_no_send_is_answered_before_its_task_is_safe() -> None:
+    async def main() -> None:
+        log = HeldLog()
+        async with a2a_mesh(A2aSettings(), log=log) as mesh, asyncio.timeout(20):
+            server = mesh.add("t1")
+            given = {"message": message("x"), "configuration": {"returnImmediately": True}}
+            log.holding = True
+            sends = [asyncio.create_task(mesh.rpc("t1", "SendMessage", given))]
+            await server.next()
+            sends.append(asyncio.create_task(mesh.rpc("t1", "SendMessage", given)))
+            # One who clears up and two requests wait for the commit, unless one of those was answered already.
+            while sum(len(waiting) for waiting in mesh.broker._waiters.values()) < 3:
+                assert not any(send.done() for send in sends), "answered before the commit"
+                await asyncio.sleep(0.001)
+            log.let_go()
+            first, again = [(await send)["task"]["id"] for send in sends]
+            assert first == again
+            assert not mesh.endpoint._tasks._unsafe
+
+    asyncio.run(main())
+
+
+def test_a_long_list_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(a2a_tasks, "LOOKED_AT_PER_TURN_MAX", 2)
+
+    async def body(mesh: A2aMesh) -> None:
+        mesh.add("t1")
+        ids = [(await mesh.send("t1", str(n)))["id"] for n in range(5)]
+        tasks = mesh.endpoint._tasks
+        party = Party(ANONYMOUS, "", "t1", "t1", (ECHO,), {})
+        page = asyncio.create_task(tasks.page(party, ListRequest()))
+        await asyncio.sleep(0)
+        assert not page.done(), "it looked at more than its share in one turn"
+        # What is forgotten between two turns is not shown.
+        mesh.broker.calls._ledger.drop(mesh.broker.calls._ledger.calls[ids[0]])
+        shown = await page
+        assert {task["id"] for task in shown["tasks"]} == set(ids[1:])
+
+    run(body)
+
+
+def test_a_state_keeps_its_time() -> None:
+    async def main() -> None:
+        async with a2a_mesh(A2aSettings(), None, AgentSettings(flap_ms=0, call_events_max=2)) as mesh:
+            server = mesh.add("t1", echo=False)
+            task = await mesh.send("t1", "x", wait=False)
+            call = await server.next()
+            # As if it had been waited for: the time of the beginning is not that of the state.
+            call.started_ms -= 60_000
+            for _ in range(5):
+                server.part(call, b"p")
+            assert all(event.kind is Kind.PART for event in call.events), "the news of the state is dropped by now"
+            shown = await mesh.rpc("t1", "GetTask", {"id": task["id"]})
+            assert shown["status"] == task["status"]
+
+    asyncio.run(main())
 
 
 def test_history() -> None:
