@@ -11,14 +11,19 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from dragoman.routing.carriers import REPLY_TO, RETAIN, envelope_of, pairs_of
+from dragoman.routing.carriers import OURS_TO_SAY, REPLY_TO, RETAIN, envelope_of, pairs_of
 from dragoman.routing.message import EMPTY, Envelope, Header, Message
 from dragoman.routing.names import from_kafka, kafka_channel, to_kafka
 from dragoman.routing.refusals import Refusal
 
+RAW_KAFKA: Final = 2
+"""``Envelope.raw_form`` of a Kafka record without its value; on disk."""
+
 EVENT_PREFIX: Final = "ce_"
 _VERSION: Final = "specversion"
 _EVENT_NAME: Final = re.compile(r"[a-z0-9]{1,255}")
+_TRACE: Final = ("traceparent", "tracestate")
+"""Not an event's alone: whoever follows traces through Kafka looks for these names."""
 _ASKED: Final = (b"true", b"1", b"")
 
 
@@ -43,6 +48,11 @@ def envelope_from(key: bytes | None, headers: Iterable[Header], sent_ms: int) ->
     if sent_ms >= 0 and envelope.sent_ms is None:
         envelope.sent_ms = sent_ms
     return envelope, retain
+
+
+def verbatim(headers: Iterable[Header]) -> bool:
+    """Whether a record may go on as it came: what a reader may believe is said by us or not at all."""
+    return all(name not in OURS_TO_SAY for name, _ in headers)
 
 
 def headers_of(message: Message) -> list[Header]:
@@ -74,6 +84,6 @@ def _topic(channel: str) -> str:
 
 def _spelt(name: str, *, event: bool) -> str:
     """A header's name where attributes of events have a prefix."""
-    if event and _EVENT_NAME.fullmatch(name):
+    if event and name not in _TRACE and _EVENT_NAME.fullmatch(name):
         return EVENT_PREFIX + name
     return name

@@ -168,7 +168,7 @@ class _Saying:
         session = self._ask.session
         broker = session.realm.broker
         try:
-            messages = batches.open_bundle(bundle)
+            messages = batches.open_bundle(bundle, keep_form=True)
         except ValueError:
             return ErrorCode.INVALID_RECORD
         verb = broker.verbs.owns(bundle.name)
