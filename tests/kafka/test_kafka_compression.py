@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 
 import cramjam
 import lz4.frame
@@ -87,7 +88,5 @@ def test_noise_raises_nothing_else(codec: int, noise: bytes, name: str) -> None:
     kind, write = WRITERS[name]
     for data in (noise, XERIAL + noise, write(TEXT)[:20] + noise, write(noise) + noise):
         for which in (codec, int(kind)):
-            try:
+            with suppress(ValueError):
                 decompressed(which, memoryview(data), LIMIT)
-            except ValueError as error:
-                assert str(error)
