@@ -29,7 +29,6 @@ class A2aServer(Server, AgentExecutor):
         super().__init__()
         self._answers: dict[str, asyncio.Queue[tuple[bytes, int, bool, str | None]]] = {}
         self._calls: dict[str, str] = {}
-        self._loop = asyncio.new_event_loop()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         card = AgentCard(
@@ -47,12 +46,9 @@ class A2aServer(Server, AgentExecutor):
         handler = DefaultRequestHandler(self, InMemoryTaskStore(), card)
         app = Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/rpc")])
         self._uvicorn = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        serving = self._uvicorn.serve([self._socket])
+        self._thread = threading.Thread(target=asyncio.run, args=(serving,), daemon=True)
         self._thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._uvicorn.serve([self._socket]))
 
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
         assert context.message is not None and context.task_id is not None and context.context_id is not None  # noqa: PT018
