@@ -49,16 +49,15 @@ class ColdReader:
         self._last: tuple[int, int, Slice] | None = None
 
     def channel(self, number: int, offset: int, max_bytes: int) -> list[Entry]:
-        """A channel's messages from ``offset`` on; empty only if the index has none."""
+        """A channel's messages from ``offset`` on, about ``max_bytes``; empty only if the index has none."""
         while True:
             last = offset - 1
+            found: list[Entry] = []
             for place, record in self._records(number, offset, max_bytes):
                 last = place.last_offset
-                found = [message for message in self._unpack(record) if end_of(message) > offset]
-                if found:
-                    return found
-            if last < offset:
-                return []
+                found += [message for message in self._unpack(record) if end_of(message) > offset]
+            if found or last < offset:
+                return found
             offset = last + 1
 
     def slice(self, position: int) -> Slice:
