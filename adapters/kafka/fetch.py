@@ -17,6 +17,7 @@ from dragoman.adapters.kafka.shapes_data import (
     FetchRequest,
     FetchResponse,
 )
+from dragoman.routing.message import Bundle
 
 if TYPE_CHECKING:
     from dragoman.adapters.kafka.session import Ask
@@ -56,6 +57,11 @@ class _Place:
         self.stale = True
         self.reading = False
 
+    @property
+    def unread(self) -> bool:
+        """Whether something is there that has not been looked at."""
+        return self.stale and not self.size and self.offset < self.channel.visible
+
 
 @final
 class _Fetch:
@@ -72,6 +78,8 @@ class _Fetch:
         self._places: list[_Place] = []
         self._by_channel: dict[Channel, list[_Place]] = {}
         self._size = 0
+        #: bytes that reads under way may bring
+        self._awaited = 0
         self._reading = 0
         self._urgent = False
         self._done = False
@@ -120,23 +128,30 @@ class _Fetch:
         """Reads what may have something new."""
         self._reading += 1
         for place in self._places:
-            if place.stale and not place.size and not place.reading and self._size < self._bytes_max:
+            room = min(place.limit, self._bytes_max - self._size - self._awaited)
+            if room <= 0:
+                break
+            if place.stale and not place.size and not place.reading:
                 place.stale = False
                 if place.offset < place.channel.visible:
                     place.reading = True
                     self._reading += 1
-                    room = min(place.limit, self._bytes_max - self._size)
-                    self._realm.core.pump.fetch(place.channel, place.offset, room, partial(self._found, place))
+                    self._awaited += room
+                    self._realm.core.pump.fetch(place.channel, place.offset, room, partial(self._found, place, room))
         self._reading -= 1
         self._consider()
 
-    def _found(self, place: _Place, entries: Sequence[Entry], following: int) -> None:
+    def _found(self, place: _Place, room: int, entries: Sequence[Entry], following: int) -> None:
         self._reading -= 1
+        self._awaited -= room
         place.reading = False
         if self._done:
             return
-        if entries:
-            place.parts = list(self._realm.synthesis.records(entries))
+        if entries and self._full:
+            # What is larger than it may be is answered with alone: the next fetch gets this.
+            place.stale = True
+        elif entries:
+            place.parts = list(self._realm.synthesis.records(_within(entries, room)))
             place.size = sum(map(len, place.parts))
             self._size += place.size
         elif following > place.offset:
@@ -145,14 +160,18 @@ class _Fetch:
             place.stale = True
         self._consider()
 
+    @property
+    def _full(self) -> bool:
+        return self._size >= self._bytes_max
+
     def _consider(self) -> None:
         """Answers, if there is enough or nothing to wait for; else waits."""
         if self._done or self._reading:
             return
-        if any(place.stale and not place.size and place.offset < place.channel.visible for place in self._places):
+        if not self._full and any(place.unread for place in self._places):
             self._again()
             return
-        if self._urgent or self._size >= max(self._request.min_bytes, 0) or not self._wait_ms:
+        if self._urgent or self._full or self._size >= max(self._request.min_bytes, 0) or not self._wait_ms:
             self._answer()
         elif self._timer is None:
             for channel in self._by_channel:
@@ -200,6 +219,16 @@ class _Fetch:
             self._timer = None
         for channel in self._by_channel:
             channel.unwatch(self._arrived)
+
+
+def _within(entries: Sequence[Entry], limit: int) -> Sequence[Entry]:
+    """The first, and as many more as fit: what was read may be more than was asked for."""
+    size = 0
+    for count, entry in enumerate(entries):
+        size += len(entry.body if isinstance(entry, Bundle) else entry.payload or b"")
+        if count and size > limit:
+            return entries[:count]
+    return entries
 
 
 def _mark(answer: FetchPartitionData, channel: Channel) -> None:

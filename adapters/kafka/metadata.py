@@ -28,6 +28,7 @@ from dragoman.adapters.kafka.shapes_data import (
     MetadataResponsePartition,
     MetadataResponseTopic,
 )
+from dragoman.adapters.kafka.times import first_since, newest
 from dragoman.routing.message import Entry, end_of
 from dragoman.routing.refusals import Refusal
 
@@ -184,15 +185,15 @@ class _Listing:
         elif wanted.timestamp in (EARLIEST, EARLIEST_LOCAL):
             answer.offset = channel.oldest
         elif wanted.timestamp == MAX_TIMESTAMP:
-            # Our times never go back, so the newest message has the greatest.
+            # Looked for in the newest batch: to have it of all, all would have to be read.
             if channel.oldest < channel.visible:
-                self._search(channel, channel.newest, 0, answer)
+                self._search(channel, channel.newest, None, answer)
         elif wanted.timestamp != TIERED:
             self._search(channel, channel.oldest, wanted.timestamp, answer)
         return answer
 
-    def _search(self, channel: Channel, offset: int, time_ms: int, answer: ListOffsetsPartitionResponse) -> None:
-        """Reads on until something is at least as young as asked for."""
+    def _search(self, channel: Channel, offset: int, time_ms: int | None, answer: ListOffsetsPartitionResponse) -> None:
+        """Reads on until something is at least as young as asked for; None asks for the youngest of what is there."""
         self._waits += 1
         pump = self._ask.session.realm.core.pump
         pump.fetch(channel, offset, SEARCH_BYTES, partial(self._found, channel, time_ms, answer))
@@ -200,15 +201,15 @@ class _Listing:
     def _found(
         self,
         channel: Channel,
-        time_ms: int,
+        time_ms: int | None,
         answer: ListOffsetsPartitionResponse,
         entries: Sequence[Entry],
         following: int,
     ) -> None:
         for entry in entries:
-            if entry.time_ms >= time_ms:
-                answer.offset = entry.offset
-                answer.timestamp = entry.time_ms
+            found = newest(entry) if time_ms is None else first_since(entry, time_ms)
+            if found is not None:
+                answer.offset, answer.timestamp = found
                 break
         else:
             if entries and end_of(entries[-1]) < channel.visible and not self._ask.session.closing:
