@@ -60,10 +60,7 @@ def _varint(plain: bytes, at: int) -> tuple[int, int]:
         at += 1
         found |= (byte & 0x7F) << shift
         if byte < 0x80:
-            if found >> 64:
-                break
             return (found >> 1) ^ -(found & 1), at
         shift += 7
         if shift > _VARINT_SHIFT_MAX:
-            break
-    raise ValueError("a number of more than 64 bits")
+            raise ValueError("a number of more than 64 bits")
