@@ -391,7 +391,7 @@ class Broker:
             if first:
                 self._join(channel.name, session)
             if start is not Start.NEW:
-                self._begin(channel, session, start)
+                self.core.pump.start(channel, session, start)
         else:
             self.core.filters.add(filter_, subscription)
             self.core.changed()
@@ -448,27 +448,6 @@ class Broker:
         self.verbs.resume(session)
         self.groups.resume(session)
         self.post.resume(session)
-
-    def _begin(self, channel: Channel, session: Session, start: Start | Place) -> None:
-        """Puts an exact subscription's feeds behind, at the place it asks for, and reads from there."""
-        for partition in channel.partitions or (channel,):
-            feed = partition.feed_of(session)
-            if feed is None:
-                # It may subscribe here but not read.
-                return
-            if isinstance(start, tuple) and start[0] == partition.number:
-                self.core.pump.begin(feed, min(start[1], partition.visible))
-                return
-            if start is Start.LAST:
-                self.core.pump.begin(feed, partition.newest)
-            elif start is Start.EARLIEST:
-                self.core.pump.begin(feed, partition.oldest)
-        if isinstance(start, tuple):
-            feed = channel.feed_of(session)
-            assert feed is not None, "it was fed a moment ago"
-            self.metrics.gaps += 1
-            session.lost(feed, 0)
-            self.core.pump.begin(feed, channel.oldest)
 
     # -- reading -------------------------------------------------------------------------------------
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.broker.subscription import Feed, replay_feed
+from dragoman.broker.subscription import Feed, Start, replay_feed
 
 if TYPE_CHECKING:
     from dragoman.broker.channel import Channel
     from dragoman.broker.core import Core
     from dragoman.broker.session import Session
-    from dragoman.broker.subscription import Subscription
+    from dragoman.broker.subscription import Place, Subscription
     from dragoman.routing.message import Entry, Message
 
 RING_CHUNK: Final = 256
@@ -110,6 +110,27 @@ class Pump:
             feed.lag = offset
         if not self._is_parked(feed):
             self.follow(feed)
+
+    def start(self, channel: Channel, session: Session, start: Start | Place) -> None:
+        """Puts an exact subscription's feeds behind, at the place it asks for, and reads from there."""
+        for partition in channel.partitions or (channel,):
+            feed = partition.feed_of(session)
+            if feed is None:
+                # It may subscribe here but not read.
+                return
+            if isinstance(start, tuple) and start[0] == partition.number:
+                self.begin(feed, min(start[1], partition.visible))
+                return
+            if start is Start.LAST:
+                self.begin(feed, partition.newest)
+            elif start is Start.EARLIEST:
+                self.begin(feed, partition.oldest)
+        if isinstance(start, tuple):
+            feed = channel.feed_of(session)
+            assert feed is not None, "it was fed a moment ago"
+            self._core.metrics.gaps += 1
+            session.lost(feed, 0)
+            self.begin(feed, channel.oldest)
 
     def rejoin(self, feed: Feed) -> None:
         """A feed that was one of very many is pushed to again, once it has caught up."""
