@@ -30,8 +30,8 @@ class Shown(NamedTuple):
     etag: str
 
 
-def show(agent: str, card: Card | None, url: str) -> Shown:
-    """The card of an agent that is reached at ``url``."""
+def show(agent: str, card: Card | None, url: str, *, anonymous: bool) -> Shown:
+    """The card of an agent that is reached at ``url``. ``anonymous``: who reads it came in without credentials."""
     skills = card.skills if card is not None else ()
     shown: JsonObject = {
         "name": card.name if card is not None else agent,
@@ -49,6 +49,11 @@ def show(agent: str, card: Card | None, url: str) -> Shown:
             "bearer": {"httpAuthSecurityScheme": {"scheme": "Bearer"}},
             "basic": {"httpAuthSecurityScheme": {"scheme": "Basic"}},
         },
+        # Official clients log in by these alone. Any one of them will do.
+        "securityRequirements": [
+            *({"schemes": {name: {}}} for name in ("bearer", "basic")),
+            *([{}] if anonymous else []),
+        ],
         "defaultInputModes": list(INPUT_MODES),
         "defaultOutputModes": list(OUTPUT_MODES),
         "skills": [_skill(skill) for skill in skills],

@@ -7,6 +7,7 @@ message it told.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import msgspec
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from dragoman.broker.pump import Page
 
 T = TypeVar("T", bound=Arguments)
+
+logger = logging.getLogger(__name__)
 
 
 @final
@@ -68,8 +71,15 @@ class MeshAgent:
         assert isinstance(asked, Call), "a call is what a server is asked"
         task = asyncio.get_running_loop().create_task(self._serve(asked), name=f"a2a {asked.skill} {asked.id}")
         self._running[asked.id] = task
-        task.add_done_callback(lambda done: self._running.pop(asked.id, None))
+        task.add_done_callback(lambda done: self._done(asked, done))
         return True
+
+    def _done(self, call: Call, task: asyncio.Task[None]) -> None:
+        self._running.pop(call.id, None)
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            logger.error("a skill of the mesh's own agent failed", extra={"skill": call.skill}, exc_info=fault)
+            self._answer(call, Refusal(Reason.FAILED, "a fault of ours; the log has it"))
 
     def _cancelled(self, asked: Asked) -> None:
         task = self._running.get(asked.id)
@@ -193,7 +203,7 @@ class MeshAgent:
             return subscription
         clock = self._broker.clock
         until_ms = None if wish.timeout_s is None else call.started_ms + int(wish.timeout_s * 1000)
-        received = len(told)
+        received = len(told) + _dropped(call)
         while session.closed is None:
             left_s = None if until_ms is None else (until_ms - clock.now_ms()) / 1000
             if (left_s is not None and left_s <= 0) or (wish.limit is not None and received >= wish.limit):
@@ -241,6 +251,11 @@ def _present(given: JsonObject) -> JsonObject:
 def _told(call: Call) -> list[Any]:
     """The messages a watch has told already, as far as they are kept."""
     return [msgspec.json.decode(event.payload) for event in call.events if event.kind is Kind.PART and event.payload]
+
+
+def _dropped(call: Call) -> int:
+    """Messages a watch has told that are kept no longer: all events before the first kept, but that it began."""
+    return max(0, call.events[0].number - 2) if call.events else 0
 
 
 def _place_after(message: JsonObject) -> Place | Start:

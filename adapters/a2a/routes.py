@@ -107,7 +107,7 @@ class A2aEndpoint:
         card = self._visible(http[PRINCIPAL], agent)
         base = self._settings.base_url or f"{http.scheme}://{http.host}"
         url = f"{base}{self._settings.path}/{to_level(agent)}"
-        shown_card = cards.show(agent, card, url)
+        shown_card = cards.show(agent, card, url, anonymous=http[PRINCIPAL].anonymous)
         since_ms = self._ages.since(url, shown_card.etag, self._broker.clock.now_ms())
         # Who may see it and what it holds depends on who asks.
         headers = {

@@ -253,11 +253,17 @@ async def a2a_mesh(
         await broker.stop()
 
 
-def run(body: Callable[[A2aMesh], Awaitable[None]], gate: GateSettings | None = None, **settings: Any) -> None:
+def run(
+    body: Callable[[A2aMesh], Awaitable[None]],
+    gate: GateSettings | None = None,
+    *,
+    agents: AgentSettings | None = None,
+    **settings: Any,
+) -> None:
     """Runs a test against a mesh. A test that hangs fails."""
 
     async def main() -> None:
-        async with a2a_mesh(A2aSettings(**settings), gate) as mesh, asyncio.timeout(20):
+        async with a2a_mesh(A2aSettings(**settings), gate, agents) as mesh, asyncio.timeout(20):
             await body(mesh)
 
     asyncio.run(main())

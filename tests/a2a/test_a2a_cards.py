@@ -26,6 +26,10 @@ def test_a_card_of_any_agent() -> None:
         assert card.capabilities.streaming
         assert not card.capabilities.push_notifications
         assert not card.capabilities.extended_agent_card
+        assert [list(requirement.schemes) for requirement in card.security_requirements] == [["bearer"], ["basic"], []]
+        good = {"Authorization": "Bearer good"}
+        _, _, known = await mesh.post("/plant%2Ft%201/.well-known/agent-card.json", None, method="GET", headers=good)
+        assert len(known["securityRequirements"]) == 2, "who has credentials is not told to come without"
         assert [(skill.id, skill.name, skill.description, list(skill.tags)) for skill in card.skills] == [
             ("set", "Set", "Sets it.", ["heat"]),
             ("bare", "bare", "bare", ["bare"]),

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from a2a.client import Client, ClientCallContext, ClientConfig, create_client
+from a2a.client.auth import AuthInterceptor, InMemoryContextCredentialStore
 from a2a.client.errors import A2AClientError
 from a2a.types import (
     CancelTaskRequest,
@@ -169,6 +170,24 @@ def test_the_python_sdk_is_told_who_may() -> None:
             bad = ClientCallContext(service_parameters={"Authorization": "Bearer bad"})
             with pytest.raises(A2AClientError, match="401"):
                 await client.get_task(GetTaskRequest(id=item.task.id), context=bad)
+
+    run(body)
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_the_python_sdk_logs_in_by_what_the_card_says(binding: str) -> None:
+    async def body(mesh: A2aMesh) -> None:
+        mesh.add("t1")
+        tokens = InMemoryContextCredentialStore()
+        await tokens.set_credentials("mine", "bearer", "good")
+        async with httpx.AsyncClient() as http:
+            config = ClientConfig(streaming=False, httpx_client=http, supported_protocol_bindings=[binding])
+            client = await create_client(f"{mesh.base}/t1", config, interceptors=[AuthInterceptor(tokens)])
+            mesh.login.anonymous = False
+            mine = ClientCallContext(state={"sessionId": "mine"})
+            (item,) = [item async for item in client.send_message(request("x"), context=mine)]
+            call = mesh.broker.calls._ledger.calls[item.task.id]
+            assert call.principal.name == "alice"
 
     run(body)
 

@@ -8,6 +8,7 @@ import pytest
 from a2a_mesh import A2aMesh, message, next_event, run
 
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
+from dragoman.broker.settings_agents import AgentSettings
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 FACTS: dict[str, Any] = {
@@ -136,6 +137,39 @@ def test_a_watch_ends_by_its_limit_and_its_time() -> None:
         assert task["status"]["message"]["metadata"] == {"reason": "deadline-passed"}
 
     run(body)
+
+
+def test_a_watch_that_is_resumed_counts_what_it_told_before() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        watch = {"data": {"skill": "watch", "arguments": {"channel": "a", "limit": 10}}}
+        task = await mesh.send("mesh", watch, wait=False)
+        for n in range(8):
+            await use(mesh, "publish", channel="a", text=str(n))
+        # As after a restart: its own work has stopped, and is asked for again.
+        agent, call = mesh.endpoint._agent, mesh.broker.calls._ledger.calls[task["id"]]
+        await agent.stop()
+        assert call.events[0].number > 2, "some were dropped"
+        assert agent._ask(call)
+        for n in range(8, 12):
+            await use(mesh, "publish", channel="a", text=str(n))
+        done = await mesh.until("mesh", task["id"], "COMPLETED")
+        assert done["artifacts"][-1]["parts"][0]["data"] == {"received": 10}
+        assert done["artifacts"][-2]["parts"][0]["data"]["text"] == "9"
+
+    run(body, agents=AgentSettings(flap_ms=0, call_events_max=5))
+
+
+def test_a_fault_of_ours_ends_the_task(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    async def body(mesh: A2aMesh) -> None:
+        monkeypatch.setattr(mesh.broker, "last_of", None)
+        task = await mesh.send("mesh", {"data": {"skill": "read", "arguments": {"channel": "a"}}})
+        assert task["status"]["state"] == "TASK_STATE_FAILED"
+        assert "NoneType" not in str(task), "what failed is for the log alone"
+
+    run(body)
+    assert [(record.message, record.exc_info is not None) for record in caplog.records] == [
+        ("a skill of the mesh's own agent failed", True)
+    ]
 
 
 def test_watches_are_bounded() -> None:
