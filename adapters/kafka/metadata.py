@@ -11,7 +11,7 @@ from dragoman.adapters.kafka import codec
 from dragoman.adapters.kafka.admin_access import cluster_operations, may_see, topic_operations
 from dragoman.adapters.kafka.codes import ErrorCode
 from dragoman.adapters.kafka.errors import code_of
-from dragoman.adapters.kafka.names import listed
+from dragoman.adapters.kafka.names import VERB_NUMBER, listed
 from dragoman.adapters.kafka.realm import LEADER_EPOCH, NODE_ID
 from dragoman.adapters.kafka.shapes_data import (
     ApiVersionsResponse,
@@ -97,7 +97,9 @@ def _asked_for(session: KafkaSession, topic: str, *, create: bool) -> MetadataRe
     if not may_see(session, name):
         return MetadataResponseTopic(name=topic, error_code=ErrorCode.TOPIC_AUTHORIZATION_FAILED)
     if realm.broker.verbs.owns(name):
-        return MetadataResponseTopic(name=topic, partitions=[_partition(0)], topic_id=realm.names.id_of(topic, 0))
+        return MetadataResponseTopic(
+            name=topic, partitions=[_partition(0)], topic_id=realm.names.id_of(topic, VERB_NUMBER)
+        )
     if realm.broker.channels.find(name) is None:
         if not create or not realm.settings.auto_create:
             return MetadataResponseTopic(name=topic, error_code=ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)

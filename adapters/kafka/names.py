@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 REMEMBERED_MAX: Final = 100_000
 """Names and ids remembered; then all are forgotten and computed again."""
 
+VERB_NUMBER: Final = 0
+"""Instead of a channel's number in the id of a verb."""
+
 _SPACE: Final = uuid.UUID("6f0b9a52-6f3c-4a3b-9d56-1f1a8f0c5b11")
 
 
@@ -75,8 +78,16 @@ class Names:
             topic = self._asked.get(topic_id)
         if topic is None:
             return None
+        number = self._number_of(topic)
+        return topic if number is not None and self.id_of(topic, number) == topic_id else None
+
+    def _number_of(self, topic: str) -> int | None:
+        """Which creation of the channel there is now; a verb has no channel, and one id for ever."""
+        name = self.channel(topic)
+        if not isinstance(name, Refusal) and self._broker.verbs.owns(name):
+            return VERB_NUMBER
         channel = self.partition(topic, 0)
-        return topic if channel is not None and self.id_of(topic, channel.number) == topic_id else None
+        return None if channel is None else channel.number
 
     def _learn(self) -> None:
         for topic in self._broker.topics.all():

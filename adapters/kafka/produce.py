@@ -199,8 +199,7 @@ class _Saying:
         return refused
 
     def _wait(self, ticket: Ticket, size: int, answer: PartitionProduceResponse) -> None:
-        if not self._request.acks:
-            return
+        """Also with acks 0: what is not safe yet counts, so that nobody is read faster than the disk writes."""
         self._waits += 1
 
         def safe(refusal: Refusal | None) -> None:

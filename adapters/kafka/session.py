@@ -368,11 +368,13 @@ class KafkaSession:
         for t in sorted(t for t in self._waiting if t <= ticket):
             for then in self._waiting.pop(t):
                 then(None)
+        self._regulate()
 
     def refused(self, ticket: Ticket, refusal: Refusal) -> None:
         """Produce requests of this ticket have failed."""
         for then in self._waiting.pop(ticket, ()):
             then(refusal)
+        self._regulate()
 
     def close(self, refusal: Refusal) -> None:
         """The mesh ends the connection. Kafka has no word for it: what is answered goes out, then it closes."""

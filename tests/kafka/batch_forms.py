@@ -105,6 +105,11 @@ PLAIN = record_of(b"\0", b"\0", b"\x01", b"\x01", b"\0")
 """The shortest record there is: no key, no value, no header."""
 
 
+def numbered(first: int, count: int = 1, *, producer: int = 7, epoch: int = 0) -> bytes:
+    """A batch of an idempotent producer, whose records have no value."""
+    return batch(PLAIN * count, count, producer=(producer, epoch, first))
+
+
 def xerial(data: bytes, block: int = 32_768) -> bytes:
     """Java's framing of snappy."""
     out = bytearray(b"\x82SNAPPY\x00" + struct.pack(">ii", 1, 1))
