@@ -21,6 +21,9 @@ WATCH: Final = "watch"
 ANSWER: Final = "answer"
 """The id of the one artifact that an agent's parts and its final answer make."""
 
+PARTIAL: Final = "partial"
+"""In a part's metadata: a partial answer, told on the way, and not (of) the answer."""
+
 SUBMITTED: Final = "TASK_STATE_SUBMITTED"
 WORKING: Final = "TASK_STATE_WORKING"
 COMPLETED: Final = "TASK_STATE_COMPLETED"
@@ -176,7 +179,10 @@ def _whole_parts(call: Call) -> bool:
 def _artifact(call: Call, event: CallEvent) -> JsonObject:
     assert event.payload is not None
     name = f"message-{event.number}" if _whole_parts(call) and event.kind is Kind.PART else ANSWER
-    return {"artifactId": name, "name": call.skill, "parts": [part_of(event.payload, event.content_type)]}
+    part = part_of(event.payload, event.content_type)
+    if event.kind is Kind.PART:
+        part["metadata"] = {PARTIAL: True}
+    return {"artifactId": name, "name": call.skill, "parts": [part]}
 
 
 def _artifacts(call: Call) -> list[JsonObject]:

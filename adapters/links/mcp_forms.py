@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import binascii
 import json
-import re
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any, Final
 
-from dragoman.adapters.links.party import Answer
+from dragoman.adapters.links.party import Answer, plain
 from dragoman.routing.cards import DESCRIPTION_CHARS_MAX, LINKED, NAME_CHARS_MAX, Card, parse_card
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -28,8 +27,6 @@ LINKED_MARK: Final = "dragoman/linked"
 SCHEMA_BYTES_MAX: Final = 64 * 1024
 """A tool whose schemas are larger is still a skill, of any arguments."""
 
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-
 
 def skills_of(tools: Iterable[Tool]) -> tuple[list[Skill], list[str]]:
     """The tools that can be skills, by name, and a sentence for each that cannot."""
@@ -48,8 +45,8 @@ def skills_of(tools: Iterable[Tool]) -> tuple[list[Skill], list[str]]:
 
 def card_of(agent: str, name: str, description: str, version: str, url: str) -> Card:
     """The card of the agent a server is; its skills come by being served."""
-    given = {"name": _plain(name, NAME_CHARS_MAX).replace("\n", " ").strip() or agent, "url": url}
-    given |= {"description": _plain(description, DESCRIPTION_CHARS_MAX), "version": _plain(version, 64)}
+    given = {"name": plain(name, NAME_CHARS_MAX).replace("\n", " ").strip() or agent, "url": url}
+    given |= {"description": plain(description, DESCRIPTION_CHARS_MAX), "version": plain(version, 64)}
     card = parse_card(given, agent)
     return Card(agent, agent) if isinstance(card, Refusal) else card
 
@@ -134,18 +131,14 @@ def _skill_json(tool: Tool) -> dict[str, object]:
     annotated = tool.annotations.title if tool.annotations is not None else None
     given: dict[str, object] = {
         "name": tool.name,
-        "title": _plain(tool.title or annotated or "", NAME_CHARS_MAX).replace("\n", " "),
-        "description": _plain(tool.description or "", DESCRIPTION_CHARS_MAX),
+        "title": plain(tool.title or annotated or "", NAME_CHARS_MAX).replace("\n", " "),
+        "description": plain(tool.description or "", DESCRIPTION_CHARS_MAX),
         "tags": [KIND_TAG, LINKED],
     }
     for name, schema in (("inputSchema", tool.input_schema), ("outputSchema", tool.output_schema)):
         if schema is not None and len(json.dumps(schema)) <= SCHEMA_BYTES_MAX:
             given[name] = schema
     return given
-
-
-def _plain(text: str, chars_max: int) -> str:
-    return _CONTROL.sub("", text).replace("\r", " ").replace("\t", " ")[:chars_max]
 
 
 def _says(text: str, value: object) -> bool:

@@ -6,8 +6,9 @@ What kind of server it is, its ``Answering`` knows. A call is never made twice: 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
 
 from dragoman.adapters.links.link import LinkError
 from dragoman.routing.refusals import Refusal
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from dragoman.broker.subscription import Feed
     from dragoman.routing.cards import Card, Skill
     from dragoman.routing.message import Message
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+def plain(text: str, chars_max: int) -> str:
+    """A stranger's text for people and models: without control characters, and no longer than that."""
+    return _CONTROL.sub("", text).replace("\r", " ").replace("\t", " ")[:chars_max]
 
 
 class Answer(NamedTuple):
@@ -111,6 +119,11 @@ class Party:
         for task in self._calls.values():
             task.cancel()
         self._directory.depart(self.presence, clean=False, keeps=False)
+
+    async def left(self) -> None:
+        """Waits until nobody is asking the server any more, once it has left."""
+        if self._calls:
+            await asyncio.wait(list(self._calls.values()))
 
     def serve(self, skills: list[Skill]) -> None:
         """Offers exactly these skills. One that is as it was stays as it is."""

@@ -45,7 +45,7 @@ class A2aServer(Server, AgentExecutor):
         )
         handler = DefaultRequestHandler(self, InMemoryTaskStore(), card)
         app = Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/rpc")])
-        self._uvicorn = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        self._uvicorn = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         serving = self._uvicorn.serve([self._socket])
         self._thread = threading.Thread(target=asyncio.run, args=(serving,), daemon=True)
         self._thread.start()

@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from dragoman import Mesh
-from dragoman.adapters.links.a2a_forms import Following, FormError, answer_of, card_of
+from dragoman.adapters.links.a2a_following import Following
+from dragoman.adapters.links.a2a_forms import FormError, answer_of, card_of
 from dragoman.adapters.links.settings import LinkSettings, RouteSettings
 from dragoman.adapters.serving.settings import ListenSettings
 from dragoman.broker.presence import State
@@ -201,8 +202,12 @@ def test_pieces_are_parts_and_the_last_is_the_answer() -> None:
             "q",
         ),
         ({"result": {"task": task("CANCELED")}}, Reason.CANCELLED, "TASK_STATE_CANCELED"),
-        ({"result": {"task": task("INPUT_REQUIRED")}}, Reason.UNSUPPORTED, "cannot answer"),
-        ({"error": {"code": -32602, "message": "bad skill"}}, Reason.FAILED, "-32602 bad skill"),
+        (
+            {"result": {"task": task("INPUT_REQUIRED", said={"parts": [{"text": "which?"}]})}},
+            Reason.FAILED,
+            "cannot answer: which",
+        ),
+        ({"error": {"code": -32602, "message": "bad skill"}}, Reason.ARGUMENTS_INVALID, "-32602 bad skill"),
         ({"result": {}}, Reason.FAILED, "neither a message nor a task"),
         ({"nothing": 1}, Reason.FAILED, "without a result"),
         ({"result": {"task": task("COMPLETED", {"raw": "?"})}}, Reason.FAILED, "base64"),
