@@ -164,8 +164,6 @@ def _read(body: bytes, count: int) -> list[DefaultRecord]:
     from aiokafka.errors import CorruptRecordException
     from aiokafka.record.default_records import DefaultRecordBatch
 
-    if len(body) < HEAD_BYTES:
-        raise ValueError(f"{len(body)} bytes are no batch")
     attributes = int.from_bytes(body[21:23], "big")
     plain = decompressed(attributes & _CODEC_BITS, memoryview(body)[HEAD_BYTES:], OPENED_BYTES_MAX)
     if not 0 < count <= PARTS_MAX or count * RECORD_BYTES_MIN > len(plain):

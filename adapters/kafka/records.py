@@ -19,9 +19,9 @@ _VARINT_SHIFT_MAX: Final = 63
 
 
 def check_parts(plain: bytes, count: int) -> None:
-    """Raises ValueError if ``count`` records with their headers are too many, or their lengths make no sense.
+    """Raises ValueError if ``count`` records with their headers are too many, or end too early.
 
-    Few bytes are not looked at, since they cannot hold too many.
+    Few bytes are not looked at, since they cannot hold too many; neither is whether lengths agree: who reads sees that.
     """
     if len(plain) <= PARTS_MAX * _PART_BYTES_MIN:
         return
@@ -31,8 +31,8 @@ def check_parts(plain: bytes, count: int) -> None:
         for _ in range(count):
             length, start = _varint(plain, at)
             parts += _header_count(plain, start)
-            if length < 0 or parts > PARTS_MAX:
-                raise ValueError(f"more than {PARTS_MAX} records and headers in one batch, or one of no length")
+            if parts > PARTS_MAX:
+                raise ValueError(f"more than {PARTS_MAX} records and headers in one batch")
             at = start + length
     except IndexError:
         raise ValueError("records that end too early") from None

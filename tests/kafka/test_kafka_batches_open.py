@@ -78,6 +78,11 @@ def test_snappy_is_read_framed_and_raw():
         assert len(opened(batch(packed, len(RICH), attributes=2))) == len(RICH)
 
 
+def test_framed_snappy_that_ends_early_says_so():
+    with pytest.raises(ValueError, match="ends too early"):
+        decompressed(2, memoryview(xerial(b"abc")[:-1]), 100)
+
+
 def test_a_record_without_a_clock_has_none():
     assert opened(batch(PLAIN, base_ms=-1)) == [Record(value=None, time_ms=None)]
 
@@ -128,17 +133,16 @@ def _counted(body, count):
     return bundle
 
 
-KEY = record_of(b"\0\0", varint(HUGE - 100), b"k\x01\0")
 MALFORMED = {
     "key beyond the end": record_of(b"\0\0", varint(50), b"k\x01\0"),
     "key of 2^63 bytes": record_of(b"\0\0", varint(HUGE), b"k\x01\0"),
-    "key that wraps around": KEY,
+    "key that wraps around": record_of(b"\0\0", varint(HUGE - 40), b"k\x01\0"),
     "value beyond the end": record_of(b"\0\0\x01", varint(50), b"v\0"),
-    "value that wraps around": record_of(b"\0\0\x01", varint(HUGE - 100), b"v\0"),
+    "value that wraps around": record_of(b"\0\0\x01", varint(HUGE - 40), b"v\0"),
     "no header name": record_of(b"\0\0\x01\x01\x02\x01\x01"),
     "header name beyond the end": record_of(b"\0\0\x01\x01\x02", varint(50), b"n\x01"),
-    "header name that wraps around": record_of(b"\0\0\x01\x01\x02", varint(HUGE - 100), b"n\x01"),
-    "header value that wraps around": record_of(b"\0\0\x01\x01\x02\x02n", varint(HUGE - 100), b"v"),
+    "header name that wraps around": record_of(b"\0\0\x01\x01\x02", varint(HUGE - 40), b"n\x01"),
+    "header value that wraps around": record_of(b"\0\0\x01\x01\x02\x02n", varint(HUGE - 40), b"v"),
     "header name that is no UTF-8": record_of(b"\0\0\x01\x01\x02", varint(2), b"\xff\xfe", b"\x01"),
     "headers that are not there": record_of(b"\0\0\x01\x01", varint(3)),
     "2^62 headers": record_of(b"\0\0\x01\x01", varint(1 << 62)),
@@ -256,6 +260,13 @@ def test_headers_are_counted_before_they_are_made():
     bomb = batch(gzipped(_with_headers(4_000_000)), attributes=1)
     assert len(bomb) < 10_000
     assert _peak(lambda: open_bundle(bundle_of(bomb))) < 40 << 20
+
+
+def test_headers_are_counted_behind_a_key_and_a_value():
+    zeroes = varint(30) + bytes(30)
+    record = record_of(b"\0\0", zeroes, zeroes, varint(PARTS_MAX), b"\0\x01" * PARTS_MAX)
+    with pytest.raises(ValueError, match="more than"):
+        check_parts(record, 1)
 
 
 def test_records_are_counted_before_they_are_made():

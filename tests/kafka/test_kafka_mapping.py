@@ -132,6 +132,7 @@ def test_an_answer_is_produced_to_a_topic(channel, topic):
 def test_a_reply_to_in_slashes_is_taken_as_it_is():
     assert heard(("reply-to", b"a/b.c")).reply_to == "a/b.c"
     assert heard(("reply-to", b"a/+")).reply_to == "a/+"
+    assert spelt(Envelope(reply_to="a/+")) == [("reply-to", b"a/+")], "what is no channel is no topic either"
 
 
 # -- CloudEvents -----------------------------------------------------------------------------------
