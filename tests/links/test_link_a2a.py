@@ -11,14 +11,14 @@ import pytest
 from aiohttp import web
 
 from dragoman import Mesh
-from dragoman.adapters.links.a2a_following import Following
-from dragoman.adapters.links.a2a_forms import FormError, answer_of, card_of
+from dragoman.adapters.links import a2a
 from dragoman.adapters.links.settings import LinkSettings, RouteSettings
 from dragoman.adapters.serving.settings import ListenSettings
+from dragoman.broker.offers import Asked
 from dragoman.broker.presence import State
 from dragoman.config import Config
 from dragoman.routing.cards import LINKED, Skill
-from dragoman.routing.refusals import Reason, RefusedError
+from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 NOWHERE = Config.embedded().listen
 HTTP = ListenSettings(mqtt="off", kafka="off", http="127.0.0.1:0")
@@ -38,6 +38,7 @@ class Agent:
         }
         self.asked: list[dict[str, Any]] = []
         self.tokens: list[str | None] = []
+        self.unchanged = 0
         self.results: dict[str, Any] = {}
         self.events: list[Any] | None = None
         self._runner: web.AppRunner | None = None
@@ -68,6 +69,7 @@ class Agent:
         self.tokens.append(request.headers.get("Authorization"))
         etag = f'"{hash(json.dumps(self.card))}"'
         if request.headers.get("If-None-Match") == etag:
+            self.unchanged += 1
             return web.Response(status=304)
         return web.json_response(self.card, headers={"ETag": etag})
 
@@ -256,6 +258,7 @@ def test_an_agent_that_goes_and_comes_back() -> None:
         (lambda agent: agent.card.update(supportedInterfaces=[]), "no interface"),
         (lambda agent: agent.card.update(name=""), "of no use"),
         (lambda agent: agent.card.update(description="x" * 300_000), "bytes"),
+        (lambda agent: agent.card["supportedInterfaces"][0].update(url="http://elsewhere.example/rpc"), "nowhere else"),
     ],
 )
 def test_a_card_that_is_of_no_use_is_said_to_be(spoil: Callable[[Agent], object], why: str) -> None:
@@ -264,7 +267,30 @@ def test_a_card_that_is_of_no_use_is_said_to_be(spoil: Callable[[Agent], object]
         await until(lambda: why in str(mesh._links_report()[0]["error"]))  # type: ignore[misc]
         assert not mesh.broker.directory.offers("do")
 
-    run(body, spoil)
+    run(body, spoil, password="secret")
+
+
+def test_a_skill_of_no_use_costs_no_other() -> None:
+    async def body(mesh: Mesh, agent: Agent) -> None:
+        await here(mesh)
+        assert len(mesh.broker.directory.offers("do")) == 1
+
+    run(body, lambda agent: agent.card["skills"].insert(0, {"id": "", "name": "nameless"}))
+
+
+def test_a_card_that_changes_is_seen_and_one_that_does_not_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(a2a, "REFRESH_S", 0.01)
+
+    async def body(mesh: Mesh, agent: Agent) -> None:
+        await here(mesh)
+        await until(lambda: agent.unchanged > 2)
+        agent.card["skills"] = [{"id": "other", "name": "other", "description": "x", "tags": ["t"]}]
+        await here(mesh, "other")
+        assert not mesh.broker.directory.offers("do")
+        agent.card["supportedInterfaces"] = []
+        await until(lambda: not mesh.broker.directory.offers("other"))
+
+    run(body)
 
 
 def test_a_link_to_an_agent_carries_no_messages() -> None:
@@ -285,6 +311,18 @@ def test_mesh_to_mesh_and_no_further() -> None:
                 return json.dumps({"n": json.loads(arguments)["n"] * 2}).encode()
 
             serving = far.serve(Skill("double", "doubles", schema), twice, agent="calculator")
+
+            async def badly(arguments: bytes) -> bytes:
+                raise RefusedError(Refusal(Reason.QUOTA_EXCEEDED, "no more today"))
+
+            def count(call: Asked) -> bool:
+                for part in (b'{"done": 1}', b"two"):
+                    far.broker.calls.answer(serving, call.id, part, partial=True)
+                far.broker.calls.answer(serving, call.id, b"three")
+                return True
+
+            far.broker.directory.offer(serving, "calculator", Skill("count"), count, None)
+            far.serve("spend", badly, agent="calculator")
             far.broker.directory.register(
                 serving.principal, "calculator", _card_with("double", schema), lease_ms=None, via="embedded"
             )
@@ -297,6 +335,12 @@ def test_mesh_to_mesh_and_no_further() -> None:
                 (offer,) = near.broker.directory.offers("double")
                 assert offer.skill.input_schema == schema
                 assert LINKED in offer.skill.tags
+                told: list[bytes] = []
+                assert await near.call("count", b"{}", agent="near", on_part=told.append) == b"three"
+                assert told == [b'{"done":1}', b"two"]
+                with pytest.raises(RefusedError, match="no more today") as refused:
+                    await near.call("spend", b"{}", agent="near")
+                assert refused.value.refusal.reason is Reason.QUOTA_EXCEEDED
                 last = LinkSettings(
                     name="last", kind="a2a", address=f"http://{near.addresses['http']}/a2a/near", retry_s_max=0.1
                 )
@@ -311,26 +355,3 @@ def _card_with(skill: str, schema: dict[str, Any]) -> Any:
     from dragoman.routing.cards import Card
 
     return Card("calculator", "Calculator", skills=(Skill(skill, "doubles", schema),))
-
-
-# -- forms ---------------------------------------------------------------------------------------
-
-
-def test_answers_are_what_the_agent_wrote() -> None:
-    assert answer_of([]) == (b"", None, None)
-    assert answer_of([{"text": "grün"}]) == ("grün".encode(), None, None)
-    assert answer_of([{"data": [1.0, 2.5]}]) == (b"[1,2.5]", "application/json", None)
-    assert answer_of([{"raw": "AP8=", "mediaType": "image/png"}]) == (b"\x00\xff", "image/png", None)
-    assert answer_of([{"url": "http://x/"}])[1] == "application/json"
-
-
-@pytest.mark.parametrize("junk", [None, 7, "x", [], {"name": "n", "skills": 7}, {"skills": [7]}])
-def test_no_card_is_no_card(junk: object) -> None:
-    with pytest.raises(FormError):
-        card_of(junk, "a")
-
-
-@pytest.mark.parametrize("junk", [None, 7, [], "x"])
-def test_no_item_is_no_item(junk: object) -> None:
-    with pytest.raises(FormError):
-        Following().take(junk)
