@@ -69,19 +69,19 @@ class RouteSettings:
 
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
-    """A connection the mesh opens to an outside broker, and what goes over it each way; or to an MCP server."""
+    """A connection the mesh opens to an outside broker, and what goes over it each way; or to an agent."""
 
     name: str = required(example="plant", why="unique; the link keeps its place under it", check=_name_problem)
     kind: str = required(example="mqtt", why="what the outside speaks", choices=KINDS)
     address: str = required(
         example="mqtt://broker.example:1883",
         why="as scheme://host:port, several hosts with commas (Kafka, NATS); mqtts, kafkas and tls are over TLS; "
-        "an MCP server's is its URL",
+        "an agent's (MCP, A2A) is its URL",
     )
     username: str = key("", why="empty = no credentials")
-    password: str = key("", why="for the user name; NATS, MCP: alone it is a token", secret=True)
+    password: str = key("", why="for the user name; NATS, MCP, A2A: alone it is a token", secret=True)
     ca: str = key("", unit="path", why="PEM file of whom to trust over TLS; empty = whom the system trusts")
-    agent: str = key("", why="MCP only: the agent whose skills the server's tools are; empty = the link's name")
+    agent: str = key("", why="MCP, A2A only: who it is in the mesh, with its tools or skills; empty = the link's name")
     client_id: str = key("", why="what the outside knows us by, Kafka's consumer group too; empty = dragoman-{name}")
     qos: int = key(
         1, unit="QoS", low=0, high=1, why="1 = at least once wherever the outside can acknowledge; 0 = at most once"

@@ -162,39 +162,11 @@ def test_no_item_is_no_item(junk: object) -> None:
 
 
 WORDS = st.sampled_from(
-    [
-        "id",
-        "name",
-        "skills",
-        "tags",
-        "url",
-        "supportedInterfaces",
-        "protocolBinding",
-        "protocolVersion",
-        "tenant",
-        "capabilities",
-        "extensions",
-        "uri",
-        "params",
-        "message",
-        "task",
-        "artifactUpdate",
-        "statusUpdate",
-        "artifact",
-        "artifacts",
-        "artifactId",
-        "parts",
-        "text",
-        "data",
-        "raw",
-        "mediaType",
-        "metadata",
-        "partial",
-        "append",
-        "status",
-        "state",
-        "reason",
-    ]
+    """
+    id name skills tags url supportedInterfaces protocolBinding protocolVersion tenant capabilities extensions uri
+    params message task artifactUpdate statusUpdate artifact artifacts artifactId parts text data raw mediaType
+    metadata partial append status state reason
+    """.split()  # noqa: SIM905 - thirty lines otherwise
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "x", "1.0", "JSONRPC", "http://h", "http://["])
