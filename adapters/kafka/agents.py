@@ -7,8 +7,8 @@ a call arrives there   value: the arguments; headers ``mesh-skill``, ``mesh-call
                        deadline); a null value with ``mesh-cancel`` says that nobody waits for that call any more
 ``{root}.answer``      the answer: ``correlation-id`` as it came; ``mesh-status`` ``part`` or ``error`` if it is one
 
-Such an agent is here as long as it fetches from its topic; a topic nobody fetches from makes it absent, and its
-calls wait there for it.
+Such an agent is here as long as it fetches from its topic; a topic nobody fetches from makes it absent. What it was
+asked waits for it and comes again when it is back; so do calls that are to outlive connections.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final, final
 
 import msgspec
 
-from dragoman.broker.log.contract import DONE, Table
+from dragoman.broker.gate import Action
+from dragoman.broker.log.contract import Table
 from dragoman.broker.rows import Row, decode_row, encode_row
 from dragoman.broker.verb_replies import Voice
 from dragoman.routing.cards import Card, card_json, parse_card
@@ -80,15 +81,28 @@ class KafkaAgent:
         refusal = broker.attach(self)
         if refusal is not None:
             return refusal
-        number = broker.directory.arrive(self, self.agent, keeps=True)
+        # Nothing of what it served before: all of that follows from the card.
+        number = broker.directory.arrive(self, self.agent, keeps=False)
         if isinstance(number, Refusal):
             broker.detach(self)
             return number
         self.here = True
+        refusal = self._declare()
+        if refusal is not None:
+            self.leave(clean=True)
+            broker.directory.unregister(principal, self.agent)
+        return refusal
+
+    def _declare(self) -> Refusal | None:
+        """Shows its card, which stays as long as it is registered, and serves the skills on it."""
+        directory = self._agents.realm.broker.directory
+        directory.keep(self.agent, self.protocol)
+        revision = directory.register(self.principal, self.agent, self.card, lease_ms=None, via=self.protocol)
+        if isinstance(revision, Refusal):
+            return revision
         for skill in self.card.skills:
-            offer = broker.directory.offer(self, self.agent, skill, self._ask, self._cancelled)
+            offer = directory.offer(self, self.agent, skill, self._ask, self._cancelled)
             if isinstance(offer, Refusal):
-                self.leave(clean=True)
                 return offer
         return None
 
@@ -180,9 +194,9 @@ class Agents:
     def act(self, session: KafkaSession, message: Message) -> Ticket | Refusal:
         """Does what a record in a topic below ``{root}.`` says."""
         if message.name == self._register:
-            return self._registered(session, message) or DONE
+            return self._registered(session, message)
         envelope = message.envelope
-        if message.name == self.answers and envelope is not None and envelope.correlation is not None:
+        if message.name == self.answers and envelope is not None and envelope.correlation:
             message.name = f"{self.answers}/{to_level(envelope.correlation.decode('utf-8', 'replace'))}"
         if message.name.startswith(self.answers + "/"):
             return self._answered(session, message)
@@ -198,7 +212,7 @@ class Agents:
         mine = entry is not None and entry.principal.name == session.principal.name
         return broker.publish(entry if entry is not None and mine and entry.here else session, message)
 
-    def _registered(self, session: KafkaSession, message: Message) -> Refusal | None:
+    def _registered(self, session: KafkaSession, message: Message) -> Ticket | Refusal:
         key = message.envelope.key if message.envelope is not None else None
         try:
             agent = (key or b"").decode()
@@ -214,6 +228,9 @@ class Agents:
         card = _card(message.payload, agent)
         if isinstance(card, Refusal):
             return card
+        verdict = self.realm.gate.check(session.principal, Action.REGISTER, agent, agent)
+        if isinstance(verdict, Refusal):
+            return verdict
         if known is None and len(self._by_id) >= AGENTS_MAX:
             return Refusal(Reason.QUOTA_EXCEEDED, f"{AGENTS_MAX} agents are registered by record, which is the limit")
         asks = self._asks(session, agent, message)
@@ -224,16 +241,12 @@ class Agents:
         entry = KafkaAgent(self, session.principal, agent, card, asks)
         return self._enters(session, entry)
 
-    def _enters(self, session: KafkaSession, entry: KafkaAgent) -> Refusal | None:
-        directory = self.realm.broker.directory
-        revision = directory.register(session.principal, entry.agent, entry.card, lease_ms=None, via="kafka")
-        if isinstance(revision, Refusal):
-            return revision
+    def _enters(self, session: KafkaSession, entry: KafkaAgent) -> Ticket | Refusal:
         self._enter(entry)
         refusal = self._present(entry, session.principal)
         if refusal is not None:
             self._forget(entry)
-            directory.unregister(session.principal, entry.agent)
+            self._write(session, entry.agent, None)
             return refusal
         row = AgentRow(
             agent=entry.agent,
@@ -241,15 +254,21 @@ class Agents:
             asks=entry.asks,
             card=msgspec.json.encode(card_json(entry.card)),
         )
-        self.realm.core.log.put(Table.META, _row_key(entry.agent), encode_row(row))
-        return None
+        return self._write(session, entry.agent, row)
 
-    def _leaves(self, session: KafkaSession, agent: str, known: KafkaAgent | None) -> Refusal | None:
+    def _write(self, session: KafkaSession, agent: str, row: AgentRow | None) -> Ticket:
+        """The registration as it is to be after a restart; its record is answered when that is safe."""
+        core = self.realm.core
+        ticket = core.log.put(Table.META, _row_key(agent), None if row is None else encode_row(row))
+        core.commits.tell(ticket, session)
+        return ticket
+
+    def _leaves(self, session: KafkaSession, agent: str, known: KafkaAgent | None) -> Ticket | Refusal:
         if known is None:
             return Refusal(Reason.UNKNOWN_AGENT, f"no agent {shown(agent)} was registered by record")
         self._forget(known)
-        self.realm.core.log.put(Table.META, _row_key(agent), None)
-        return self.realm.broker.directory.unregister(session.principal, agent)
+        ticket = self._write(session, agent, None)
+        return self.realm.broker.directory.unregister(session.principal, agent) or ticket
 
     def _asks(self, session: KafkaSession, agent: str, message: Message) -> str | Refusal:
         """The channel it wants its calls in; a topic from now on."""

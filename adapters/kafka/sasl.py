@@ -41,13 +41,13 @@ def authenticate(ask: Ask) -> None:
         ask.answer(_no(ErrorCode.ILLEGAL_SASL_STATE, "name a mechanism first (SaslHandshake)"))
         return
     session.mechanism = None
-    parts = bytes(request.auth_bytes).split(b"\0")
     try:
-        credentials = Credentials(parts[1].decode(), parts[2], None, session.loopback)
-    except (IndexError, UnicodeDecodeError):
+        acting_as, user, password = bytes(request.auth_bytes).split(b"\0")
+        credentials = Credentials(user.decode(), password, None, session.loopback)
+    except ValueError:
         ask.answer(_no(ErrorCode.SASL_AUTHENTICATION_FAILED, "PLAIN is: authorization id, NUL, user, NUL, password"))
         return
-    if parts[0] not in (b"", parts[1]):
+    if acting_as not in (b"", user):
         ask.answer(_no(ErrorCode.SASL_AUTHENTICATION_FAILED, "nobody acts for somebody else here: no authorization id"))
         return
 

@@ -203,4 +203,5 @@ async def _cancel(wire: Wire, task: str) -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    return str(error)[:1000] or type(error).__name__
+    usual = "it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    return str(error)[:1000] or usual

@@ -112,11 +112,16 @@ class HeldLog(MemoryLog):
 
 
 class FakeAuthenticator:
-    """``good`` is the token of alice, ``other`` that of bob; no credentials are anonymous if allowed."""
+    """``good`` is alice's token, ``other`` bob's, ``plant`` that of the agents; none is anonymous if allowed."""
 
     def __init__(self) -> None:
         self.anonymous = True
-        self.people = {"good": Principal("alice", agents=frozenset({"desk"})), "other": Principal("bob")}
+        self.people = {
+            "good": Principal("alice", agents=frozenset({"desk"})),
+            "other": Principal("bob"),
+            "plant": Principal("plant"),
+            "admin": Principal("root", admin=True),
+        }
 
     def check(self, credentials: Credentials, then: Callable[[Principal | Refusal], None]) -> None:
         known = self.people.get(credentials.token or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -288,6 +289,21 @@ def test_the_shared_address_wants_a_tenant() -> None:
         assert (await mesh.rpc("", "ListTasks", {"tenant": "t1"}))["totalSize"] == 0
 
     run(body)
+
+
+def test_too_many_that_wait() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        server = mesh.add("t1", echo=False)
+        waits = asyncio.create_task(mesh.rpc("t1", "SendMessage", said()))
+        call = await server.next()
+        error = await mesh.rpc("t1", "SendMessage", said())
+        assert error["data"][0]["reason"] == "QUOTA_EXCEEDED"
+        assert error["data"][0]["metadata"] == {"retryAfterMs": "1000"}
+        server.answer(call, b"done")
+        assert (await waits)["task"]["id"] == call.id
+        assert server.asked.empty(), "nobody was asked for the one that was refused"
+
+    run(body, requests_per_principal_max=1)
 
 
 def test_too_many_at_once() -> None:

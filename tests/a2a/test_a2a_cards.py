@@ -60,6 +60,7 @@ def test_a_card_is_sent_again_only_when_it_has_changed() -> None:
         server = mesh.add("t1")
         status, headers, first = await mesh.post(path, None, method="GET")
         assert (status, headers["Cache-Control"]) == (200, "private, max-age=5")
+        assert headers["Vary"] == "Authorization"
         modified = parsedate_to_datetime(headers["Last-Modified"]).timestamp()
         assert abs(modified - mesh.broker.clock.now_ms() / 1000) < 5
         status, head, nothing = await mesh.post(path, None, method="HEAD")

@@ -98,6 +98,9 @@ own_parts = st.one_of(
     act("publish", channel=channels, base64=st.sampled_from(["AP8=", "", "AA"])),
     act("publish", channel=channels, tombstone=st.just(True)),
     act("read", channel=channels, limit_=limits, offset_=st.integers(0, 3)),
+    # What the mesh's agent itself says no to, often enough that every run sees it.
+    act("read", channel=st.sampled_from(["a//b", "$mesh", "\0"])),
+    act("publish", channel=channels, base64=st.just("?")),
     act("watch", channel=filters, limit_=limits, timeout_s_=st.floats(0.001, 0.01)),
     act("find", text_=words, skill_=words, limit_=limits),
 )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from a2a_mesh import A2aMesh, message, next_event, run
+from a2a_mesh import A2aMesh, Server, message, next_event, run
 
+from dragoman.adapters.a2a.session import A2aSession
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
+from dragoman.broker.principal import ANONYMOUS
 from dragoman.broker.settings_agents import AgentSettings
+from dragoman.routing.message import Message
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 FACTS: dict[str, Any] = {
@@ -137,6 +140,34 @@ def test_a_watch_ends_by_its_limit_and_its_time() -> None:
         assert task["status"]["message"]["metadata"] == {"reason": "deadline-passed"}
 
     run(body)
+
+
+def test_a_watch_that_is_slow_keeps_its_place() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        watch = {"data": {"skill": "watch", "arguments": {"channel": "a", "limit": 20}}}
+        task = await mesh.send("mesh", watch, wait=False)
+        session = Server(mesh.broker, "")
+        assert mesh.broker.attach(session) is None
+        # All in one turn, many times what may wait for it.
+        for n in range(20):
+            assert isinstance(mesh.broker.publish(session, Message("a", str(n).encode(), wish=0)), int)
+        done = await mesh.until("mesh", task["id"], "COMPLETED")
+        told = [artifact["parts"][0]["data"] for artifact in done["artifacts"]]
+        assert [message["text"] for message in told[:-1]] == [str(n) for n in range(20)]
+        assert told[-1] == {"received": 20}
+        mesh.broker.detach(session)
+
+    run(body, watch_messages_max=2)
+
+
+def test_what_waits_for_a_watch_is_bounded() -> None:
+    feed: Any = None
+    message_ = Message("a", b"x" * 100)
+    by_count = A2aSession(ANONYMOUS, "", count_max=2, bytes_max=10_000)
+    assert [by_count.deliver(feed, message_) for _ in range(3)] == [True, True, False]
+    by_bytes = A2aSession(ANONYMOUS, "", count_max=10, bytes_max=200)
+    # One always fits, or it could never go on.
+    assert [by_bytes.deliver(feed, message_) for _ in range(2)] == [True, False]
 
 
 def test_a_watch_that_is_resumed_counts_what_it_told_before() -> None:

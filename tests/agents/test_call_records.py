@@ -69,6 +69,25 @@ def test_a_pending_record_is_asked_again_after_a_crash_and_its_answer_finds_the_
     assert not list(world.log.rows(Table.CALLS))
 
 
+def test_the_time_of_a_state_outlives_its_news_and_a_crash() -> None:
+    world = CallWorld(AgentSettings(flap_ms=0, call_events_max=2))
+    server = Server(world, "s", "heat", keeps=True)
+    server.leave(keeps=True)
+    call = world.call(world.caller(), "heat", "s", durable=True)
+    assert call.moved_ms == call.started_ms
+    world.clock.advance(7_000)
+    server = Server(world, "s", "heat", keeps=True)
+    world.turn()
+    moved_ms = call.started_ms + 7_000
+    world.clock.advance(1_000)
+    for _ in range(3):
+        server.answer(call, b"part", partial=True)
+    assert all(event.kind is Kind.PART for event in call.events)
+    assert call.moved_ms == moved_ms
+    world = world.after_crash()
+    assert world.calls.get(ALICE, call.id).moved_ms == moved_ms  # type: ignore[union-attr]
+
+
 def test_a_pending_record_times_out_after_a_crash_too() -> None:
     world = CallWorld()
     Server(world, "s", "heat", keeps=True).leave(keeps=True)

@@ -171,6 +171,11 @@ class DataMesh:
         assert channel is not None, f"no channel {name!r}"
         return channel
 
+    def topic_values(self, name: str) -> list[bytes | None]:
+        """What is kept of a topic of single messages."""
+        number = self.channel(name).number
+        return [entry.payload for entry in self.log.safe if isinstance(entry, Message) and entry.number == number]
+
 
 class Wire:
     """The socket's side, remembered."""

@@ -322,6 +322,19 @@ def test_what_is_larger_than_it_may_be_still_moves_every_partition_on() -> None:
     assert [len(values_in(row)) for row in rows(client.answer(turned, 12))] == [1, 0]
 
 
+def test_reads_under_way_at_once_do_not_each_bring_too_much() -> None:
+    mesh = DataMesh()
+    client = mesh.client()
+    for topic in ("a", "b"):
+        client.produce(topic, said(b"x" * 3_000))
+    mesh.log.held_reads = deque()
+    client.ask(fetching(("a", 0, 0), ("b", 0, 0), max_bytes=200, partition_bytes=100), 12)
+    mesh.commit()
+    assert [mesh.log.answer(), mesh.log.answer(), mesh.log.answer()] == [True, True, False]
+    mesh.commit()
+    assert [len(values_in(row)) for row in rows(client.got())] == [1, 0]
+
+
 def test_no_answer_is_larger_than_is_configured() -> None:
     mesh = DataMesh(fetch_bytes_max=1 << 16)
     client = mesh.client()

@@ -12,7 +12,7 @@ from dragoman.broker.gate_settings import RuleSettings
 from dragoman.broker.settings import BrokerSettings
 from tests.broker.manual_log import FAILED
 from tests.kafka.batch_forms import Record, batch, by_aiokafka, numbered
-from tests.kafka.data_mesh import BOB, DataMesh, fetching, producing, values_in
+from tests.kafka.data_mesh import BOB, DataMesh, fetching, producing, records_in, values_in
 
 BOB_IS_MUTE = RuleSettings(effect="deny", who=("bob",), actions=("publish",), filters=("closed/#",))
 
@@ -296,6 +296,16 @@ def test_a_record_that_asks_to_be_retained_is(codec: int) -> None:
     assert values_in(client.fetch("lamp", 0)) == [(0, b"plain"), (1, b"on")]
     assert client.produce("lamp", by_aiokafka([Record(value=None, headers=(("mesh-retain", b"1"),))])).base_offset == 2
     assert mesh.broker.retained_of("lamp") is None
+
+
+def test_what_was_said_record_by_record_leaves_to_kafka_as_it_came() -> None:
+    mesh = DataMesh()
+    client = mesh.client()
+    odd = Record(
+        b"k", b"on", (("mesh-retain", b"true"), ("z", None), ("content-type", b"a"), ("content-type", b"b")), 5
+    )
+    client.produce("lamp", by_aiokafka([odd]))
+    assert records_in(client.fetch("lamp", 0)) == [(0, odd)]
 
 
 def test_a_header_that_only_speaks_of_retaining_changes_nothing() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from dragoman.adapters.kafka import shapes_data as data
 from dragoman.adapters.kafka.codes import ErrorCode
+from dragoman.broker.settings import BrokerSettings
 from tests.kafka.batch_forms import numbered
 from tests.kafka.data_mesh import DataMesh, producing
 
@@ -127,3 +128,23 @@ def test_a_transactional_producer_gets_no_id() -> None:
     answer = DataMesh().client().answer(data.InitProducerIdRequest(transactional_id="t"), 4)
     assert answer.error_code == ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
     assert answer.producer_id == -1
+
+
+def test_the_producer_silent_for_longest_is_forgotten_first() -> None:
+    mesh = DataMesh(broker=BrokerSettings(producers_max=2))
+    client = mesh.client()
+    for producer, first in ((1, 0), (2, 0), (1, 1), (3, 0)):
+        assert client.produce("a", numbered(first, producer=producer)).error_code == 0
+    mesh.advance(6_000)
+    assert client.produce("a", numbered(1, producer=1)).base_offset == 2
+    assert client.produce("a", numbered(9, producer=2)).base_offset == 4, "of whom nothing is known any number is right"
+
+
+def test_a_producer_that_was_silent_for_too_long_is_forgotten() -> None:
+    mesh = DataMesh(broker=BrokerSettings(producers_ms=60_000))
+    client = mesh.client()
+    client.produce("a", numbered(0))
+    mesh.advance(59_000, 1_000)
+    assert client.produce("a", numbered(5)).error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    mesh.advance(8_000, 1_000)
+    assert client.produce("a", numbered(5)).error_code == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from dragoman import Mesh
+from dragoman.adapters.links import a2a, a2a_wire
 from dragoman.adapters.links.settings import LinkSettings
 from dragoman.broker.presence import State
 from dragoman.config import Config
@@ -190,6 +193,29 @@ def test_killed_while_asked_and_back(workshop: Workshop) -> None:
         assert '"wait"' not in workshop.child.stdout, "it is not asked again"
 
     run(workshop, body)
+
+
+def test_one_that_goes_silent_is_away_until_it_speaks(streaming: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more calls open than clients usually have connections: the card is read beside them."""
+    monkeypatch.setattr(a2a, "REFRESH_S", 0.2)
+    monkeypatch.setattr(a2a_wire, "CONNECT_S", 4.0)
+
+    async def body(mesh: Mesh) -> None:
+        await present(mesh)
+        waiting = [asyncio.create_task(mesh.call("wait", b"{}", agent="shop")) for _ in range(110)]
+        await until(lambda: streaming.child.stdout.count('"wait"') == 110)
+        assert await mesh.call("text", b"{}", agent="shop") == "grün".encode()
+        os.kill(streaming.child.pid, signal.SIGSTOP)
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        reasons = {error.refusal.reason for error in ended if isinstance(error, RefusedError)}
+        assert reasons == {Reason.AGENT_UNREACHABLE}
+        assert mesh._links_report is not None
+        await until(lambda: "not answer in time" in str(mesh._links_report()[0]["error"]))  # type: ignore[misc]
+        os.kill(streaming.child.pid, signal.SIGCONT)
+        await until(lambda: bool(mesh.broker.directory.offers("text")))
+        assert await mesh.call("text", b"{}", agent="shop") == "grün".encode()
+
+    run(streaming, body)
 
 
 def test_a_token_lets_in() -> None:
