@@ -112,7 +112,7 @@ def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | N
     session.standing = standing
     standing.agent = session.agent
     standing.connection = session
-    session.will = packet.will
+    standings.wills.begin(standing.key, client_id, packet.will, session.principal, session.agent)
     _agree(session, packet)
     session.phase = Phase.OPEN
     properties = _connack(session, packet, client_id, expiry_s) if session.version == 5 else None
@@ -228,21 +228,4 @@ def leave(session: MqttSession, *, clean: bool, resumed: bool = False) -> None:
     realm.gaps.pop(standing.client_id, None)
     realm.standings.leave(standing)
     realm.broker.directory.depart(session, clean=clean, keeps=keeps)
-    will, session.will = session.will, None
-    if will is None or clean:
-        return
-    delay_s = min(will.delay, standing.expiry_s)
-    if delay_s == 0:
-        say_will(session)
-    elif not resumed:
-        standing.will_timer = realm.broker.timers.after(delay_s * 1000, say_will, session)
-
-
-def say_will(session: MqttSession) -> None:
-    """Publishes a will; the gate judges it now, like any publish of its client."""
-    will = session.connect.will if session.connect is not None else None
-    if will is None:
-        return
-    session.realm.core.tick()
-    message = mapping.will_message(will, session.agent, session.realm.core.now_ms)
-    session.realm.broker.publish(session, message)
+    realm.standings.wills.parted(standing.key, standing.expiry_s, clean=clean, resumed=resumed)

@@ -28,7 +28,7 @@ class Realm:
         self.counters = broker.metrics.wire("mqtt")
         self.authenticator = authenticator
         self.settings = settings
-        self.standings = Standings(broker, settings)
+        self.standings = Standings(broker, settings, authenticator.named)
         broker.kept_sessions["mqtt"] = self.standings.listed
         #: messages lost to each connected client that fell behind: the slow-subscriber list
         self.gaps: dict[str, int] = {}

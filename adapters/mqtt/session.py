@@ -34,7 +34,6 @@ from dragoman.adapters.mqtt.packets import (
     Pubrel,
     Subscribe,
     Unsubscribe,
-    Will,
 )
 from dragoman.adapters.mqtt.phase import Phase
 from dragoman.adapters.mqtt.properties import Properties
@@ -123,7 +122,6 @@ class MqttSession:
         "subscriptions",
         "uncommitted",
         "version",
-        "will",
         "window",
         "wire",
     )
@@ -147,7 +145,6 @@ class MqttSession:
         self.subscriptions: dict[str, Subscription] = {}
         self.connect: Connect | None = None
         self.early: list[Packet] = []
-        self.will: Will | None = None
         self.keepalive_ms = 0
         self.last_seen_ms = 0
         self.inflight_max = realm.settings.inflight_max

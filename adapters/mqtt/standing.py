@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final, final
 
+from dragoman.adapters.mqtt.wills import Wills
 from dragoman.broker.log.contract import Table, Ticket
 from dragoman.broker.rows import Row, decode_row, encode_row
 from dragoman.broker.session import KeptSession
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from dragoman.adapters.mqtt.session import MqttSession
     from dragoman.adapters.mqtt.settings import MqttSettings
+    from dragoman.adapters.mqtt.wills import Named
     from dragoman.broker.backlog import Backlog
     from dragoman.broker.broker import Broker
     from dragoman.broker.subscription import ShareMember
@@ -114,7 +116,6 @@ class Standing:
         "principal",
         "received",
         "timer",
-        "will_timer",
     )
 
     def __init__(self, client_id: str, principal: str) -> None:
@@ -133,7 +134,6 @@ class Standing:
         self.backlog: Backlog | None = None
         self.connection: MqttSession | None = None
         self.timer: Timer | None = None
-        self.will_timer: Timer | None = None
 
     @property
     def kept(self) -> bool:
@@ -160,15 +160,16 @@ class Standing:
 class Standings:
     """Every session of this listener's clients, connected or kept. One per mesh, whatever the number of listeners."""
 
-    def __init__(self, broker: Broker, settings: MqttSettings) -> None:
+    def __init__(self, broker: Broker, settings: MqttSettings, named: Named) -> None:
         self._broker = broker
         self._settings = settings
+        self.wills = Wills(broker, named)
         self.by_client: dict[str, Standing] = {}
 
     # -- life ----------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Restores the kept sessions. Those that were connected when the mesh died are away since now."""
+        """Restores the kept sessions and all wills. Whoever was connected when the mesh died is away since now."""
         log = self._broker.log
         rows = [(key, decode_row(value, StandingRow)) for key, value in log.rows(Table.SESSIONS)]
         now_ms = self._broker.clock.now_ms()
@@ -180,6 +181,13 @@ class Standings:
             standing.gone_ms = row.gone_ms or now_ms
             self.by_client[standing.client_id] = standing
             self._load_flights(standing, self._open_backlog(standing))
+            if not row.gone_ms:
+                # It expires counted from here, however often the mesh dies meanwhile.
+                self.save(standing)
+        # What is said from now on finds every reader in its place.
+        loaded = list(self.by_client.values())
+        self.wills.load({standing.client_id: standing.expiry_s for standing in loaded})
+        for standing in loaded:
             if standing.kept:
                 self._expire_later(standing)
             else:
@@ -217,10 +225,11 @@ class Standings:
         present = standing is not None
         if standing is None:
             standing = self.by_client[client_id] = Standing(client_id, principal)
-        for timer in (standing.timer, standing.will_timer):
-            if timer is not None:
-                timer.cancel()
-        standing.timer = standing.will_timer = None
+        else:
+            self.wills.resumed(standing.key)
+        if standing.timer is not None:
+            standing.timer.cancel()
+            standing.timer = None
         standing.gone_ms = 0
         self.set_expiry(standing, expiry_s)
         return standing, present
@@ -288,11 +297,7 @@ class Standings:
         """
         if standing.timer is not None:
             standing.timer.cancel()
-        will = standing.will_timer
-        if will is not None and will.pending:
-            say, args = will.fn, will.args
-            will.cancel()
-            say(*args)
+        self.wills.session_over(standing.key)
         if self.by_client.get(standing.client_id) is standing:
             del self.by_client[standing.client_id]
         if standing.backlog is not None:

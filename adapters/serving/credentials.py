@@ -171,6 +171,13 @@ class Authenticator:
         else:
             self._tell(outcome, then)
 
+    def named(self, name: str) -> Principal | None:
+        """The user of this name as configured now, or who gives no credentials; None for a name nobody configures."""
+        user = self._users.get(name)
+        if user is not None:
+            return user.principal
+        return ANONYMOUS if name == ANONYMOUS.name else None
+
     def replace(self, settings: LoginSettings) -> None:
         """Takes new users. Forgets every remembered outcome; checks under way are made again with the new ones.
 

@@ -53,6 +53,7 @@ class Table(IntEnum):
     POSITIONS = 16
     TASKS = 17
     LINKS = 18
+    WILLS = 19
 
 
 ReadDone = Callable[[Sequence[Entry], int], None]

@@ -348,11 +348,21 @@ class World:
         self.broker._refused(ticket, Refusal(reason, "the disk says no"))
         self.turn()
 
-    def crash(self) -> World:
-        """The mesh is killed; another one starts on what was committed."""
+    def crash(self, *, gate: GateSettings | None = None, login: LoginSettings | None = None) -> World:
+        """The mesh is killed; another one starts on what was committed, perhaps with other rules and users."""
         log = MemoryLog(clock=self.clock)
         log.__dict__.update(copy.deepcopy(self._kept))
-        return World(*self._made_with, log=log, clock=self.clock, durable=True)
+        mqtt, broker, *before = self._made_with
+        return World(mqtt, broker, gate or before[0], login or before[1], log=log, clock=self.clock, durable=True)
+
+    def restart(self) -> World:
+        """The mesh is stopped in good order and another one starts."""
+        self.broker.say_goodbye()
+        self.turn()
+        self.finish(self.broker.stop())
+        self._keep()
+        self._kept["_closed"] = False
+        return self.crash()
 
     def _keep(self) -> None:
         state = {k: v for k, v in self.log.__dict__.items() if k not in ("_loop", "_on_commit", "_clock")}
