@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("routing", "broker", "adapters", "dragoman")
 """From the bottom floor to the top: a room imports itself and the rooms before it."""
 
-UNSEEN = frozenset({"node_modules", "build", "dist", "__pycache__"})
+UNSEEN = frozenset({".git", "node_modules", "build", "dist", "__pycache__"})
 
 
 @dataclass(frozen=True)
