@@ -43,13 +43,30 @@ class Decoder:
                  answer in; for a version we do not speak it is the nearest we do
     ``error``    the first thing the peer did wrong; nothing is parsed after it
     Sizes count the whole packet, as the Maximum Packet Size of 5.0 does; ``max_connect_bytes``
-    holds until the version is known.
+    holds until the version is known. A topic alias is put in the place of its topic, up to the number
+    ``max_alias``: aliases live as long as a connection, and so does this (§3.3.2.3.4).
     """
 
-    __slots__ = ("_held", "_limit", "_need", "error", "from_client", "max_packet_bytes", "version")
+    __slots__ = (
+        "_held",
+        "_limit",
+        "_need",
+        "_topics",
+        "error",
+        "from_client",
+        "max_alias",
+        "max_packet_bytes",
+        "version",
+    )
 
     def __init__(
-        self, *, max_packet_bytes: int, max_connect_bytes: int = 65_536, role: str = SERVER, version: int = 0
+        self,
+        *,
+        max_packet_bytes: int,
+        max_connect_bytes: int = 65_536,
+        max_alias: int = 0,
+        role: str = SERVER,
+        version: int = 0,
     ) -> None:
         assert role in (SERVER, CLIENT), role
         assert version in (0, 3, 4, 5), version
@@ -57,8 +74,10 @@ class Decoder:
         assert max_packet_bytes > 0, max_packet_bytes
         self.from_client = role == SERVER
         self.max_packet_bytes = max_packet_bytes
+        self.max_alias = max_alias
         self.version = version
         self.error: ProtocolError | None = None
+        self._topics: dict[int, bytes] = {}
         self._limit = max_packet_bytes if version else min(max_connect_bytes, max_packet_bytes)
         self._held = bytearray()
         self._need = 0
@@ -165,10 +184,29 @@ class Decoder:
             raise malformed("PUBLISH ends within its properties")
         raw = data[at:after]
         alias, expiry = scan_publish(raw, from_client=self.from_client)
-        if not topic and not alias:
+        if alias:
+            topic = self._aliased(topic, alias)
+            if size == 3 and self.from_client:
+                # Nothing to pass on: an alias is this connection's own.
+                raw = b""
+        elif not topic:
             raise protocol_error("PUBLISH has neither topic nor alias")
         qos = first >> 1 & 3
-        return Publish(topic, data[after:stop], qos, first & 1 == 1, first & 8 == 8, packet_id, raw, alias, expiry)
+        return Publish(topic, data[after:stop], qos, first & 1 == 1, first & 8 == 8, packet_id, raw, expiry)
+
+    def _aliased(self, topic: bytes, alias: int) -> bytes:
+        """The topic that is meant; given both, the alias means this topic from now on."""
+        if alias > self.max_alias:
+            raise ProtocolError(
+                Code.TOPIC_ALIAS_INVALID, f"topic alias {alias}, allowed are {self.max_alias} [3.3.2-9]"
+            )
+        if topic:
+            self._topics[alias] = topic
+            return topic
+        known = self._topics.get(alias)
+        if known is None:
+            raise ProtocolError(Code.PROTOCOL_ERROR, f"topic alias {alias} stands for nothing on this connection")
+        return known
 
     def _take_other(self, data: bytes, pos: int, body: int, stop: int, packets: list[Packet]) -> bool:
         """Whatever is not a complete PUBLISH; False if it is not complete."""

@@ -13,6 +13,12 @@ from dragoman.adapters.mqtt.packets import Connect, Subscribe, Unsubscribe, Will
 from dragoman.adapters.mqtt.primitives import encode_binary, encode_text, encode_varint
 from dragoman.adapters.mqtt.properties import Properties
 
+FORM_4: Final = 1
+FORM_5: Final = 2
+"""``Message.wire_form`` of a QoS 0 PUBLISH without properties: MQTT 3.x, MQTT 5."""
+FORM_OWN: Final = -1
+"""The form of a connection whose topics have aliases: no message has it, so each is encoded for it alone."""
+
 PINGREQ: Final = b"\xc0\x00"
 PINGRESP: Final = b"\xd0\x00"
 

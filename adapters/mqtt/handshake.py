@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from dragoman.adapters.mqtt import codes, flights, mapping, subscribing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
-from dragoman.adapters.mqtt.encoders import encode_connack
+from dragoman.adapters.mqtt.delivering import Aliases
+from dragoman.adapters.mqtt.encoders import FORM_4, FORM_5, FORM_OWN, encode_connack
 from dragoman.adapters.mqtt.packets import Connect, Disconnect, Packet
 from dragoman.adapters.mqtt.phase import Phase
 from dragoman.adapters.mqtt.properties import Properties
@@ -28,7 +29,7 @@ HELD_MAX: Final = 64
 def begin(session: MqttSession, packet: Connect) -> None:
     """CONNECT has come: check what can be checked at once, then ask who it is."""
     session.version = session.decoder.version
-    session.form = 2 if session.version == 5 else 1
+    session.form = FORM_5 if session.version == 5 else FORM_4
     session.connect = packet
     session.packet_max = packet.properties.maximum_packet_size or session.packet_max
     session.phase = Phase.CHECKING
@@ -157,6 +158,11 @@ def _agree(session: MqttSession, packet: Connect) -> None:
     session.keepalive_ms = keepalive_s * 1500
     if session.version == 5:
         session.inflight_max = min(settings.inflight_max, asked.receive_maximum or 65_535)
+        session.out_form = FORM_5
+        given = min(settings.topic_alias_broker_max, asked.topic_alias_maximum or 0)
+        if given:
+            session.out_form = FORM_OWN
+            session.aliases = Aliases(given)
 
 
 def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: int) -> Properties:
@@ -169,6 +175,7 @@ def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: in
         session_expiry_interval=expiry_s if expiry_s != (asked.session_expiry_interval or 0) else None,
         receive_maximum=settings.receive_max,
         maximum_packet_size=settings.packet_bytes_max,
+        topic_alias_maximum=settings.topic_alias_max or None,
         assigned_client_identifier=None if packet.client_id else client_id,
         server_keep_alive=keepalive_s if keepalive_s != packet.keepalive else None,
         response_information=broker.verbs.response_information if told else None,

@@ -41,9 +41,6 @@ def verb(session: MqttSession, packet: Publish, name: str) -> None:
 
 def publish(session: MqttSession, packet: Publish, name: str, say: Say) -> None:
     """QoS 1 and 2: taken in once by ``say``, answered in order, when safe."""
-    if packet.alias:
-        session.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
-        return
     packet_id = packet.packet_id
     standing = session.standing
     if len(session.owed) + len(standing.received) >= session.realm.settings.receive_max and _overrun(session, packet):

@@ -83,15 +83,14 @@ class Connack:
 class Publish:
     """One message on its way. Made once per message, so it holds the wire's bytes and no views of them.
 
-    ``topic``       checked UTF-8 bytes of the topic name; b"" only with an alias
-    ``properties``  checked raw property bytes as received, b"" before 5.0
-    ``alias``       topic alias, 0 = none
+    ``topic``       checked UTF-8 bytes of the topic name, which an alias may have stood for
+    ``properties``  checked raw property bytes as received, b"" before 5.0 and for an alias alone
     ``expiry``      message expiry interval in seconds, -1 = none
     ``frame``       the whole packet as received if it has QoS 0, no flags and no properties: then it can go
                     out as it came, to any receiver of the same version; otherwise b""
     """
 
-    __slots__ = ("alias", "dup", "expiry", "frame", "packet_id", "payload", "properties", "qos", "retain", "topic")
+    __slots__ = ("dup", "expiry", "frame", "packet_id", "payload", "properties", "qos", "retain", "topic")
 
     def __init__(
         self,
@@ -102,7 +101,6 @@ class Publish:
         dup: bool = False,
         packet_id: int = 0,
         properties: bytes = b"",
-        alias: int = 0,
         expiry: int = -1,
     ) -> None:
         self.topic = topic
@@ -112,7 +110,6 @@ class Publish:
         self.dup = dup
         self.packet_id = packet_id
         self.properties = properties
-        self.alias = alias
         self.expiry = expiry
         self.frame = b""
 

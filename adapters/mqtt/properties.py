@@ -304,19 +304,15 @@ def _skip_text(raw: bytes, pos: int, end: int, ascii_only: bool) -> int:
 _NOT_FORWARDED: Final = frozenset((EXPIRY, SUBSCRIPTION_ID, WILL_DELAY, ALIAS))
 
 
-def forward_properties(
-    raw: bytes, *, expiry: int | None, alias: int = 0, subscription_ids: tuple[int, ...] | list[int] = ()
-) -> bytes:
+def forward_properties(raw: bytes, *, expiry: int | None, subscription_ids: tuple[int, ...] | list[int] = ()) -> bytes:
     """What a receiver gets of the sender's (already checked) PUBLISH or will properties.
 
-    Expiry, topic alias, subscription identifiers and the will's delay are the hop's own and are
-    replaced by those given (``expiry`` None = does not expire); the rest stays byte for byte, in order.
+    Expiry, topic alias, subscription identifiers and the will's delay are the hop's own: they are
+    replaced by those given (``expiry`` None = does not expire) or left out; the rest stays as it came.
     """
     kept = _without_hop_fields(raw) if raw else b""
     if expiry is not None:
         kept += b"\x02" + expiry.to_bytes(4, "big")
-    if alias:
-        kept += b"\x23" + alias.to_bytes(2, "big")
     if subscription_ids:
         kept += encode_subscription_ids(subscription_ids)
     return kept

@@ -11,15 +11,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
-from dragoman.adapters.mqtt import codes, flights, handshake, intake, mapping, subscribing
+from dragoman.adapters.mqtt import codes, delivering, flights, handshake, intake, mapping, subscribing
 from dragoman.adapters.mqtt.codec import Decoder
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import (
+    FORM_4,
     PINGRESP,
     encode_disconnect,
     encode_pubcomp,
     encode_publish,
-    publish_parts,
 )
 from dragoman.adapters.mqtt.packets import (
     Auth,
@@ -37,20 +37,17 @@ from dragoman.adapters.mqtt.packets import (
 )
 from dragoman.adapters.mqtt.phase import Phase
 from dragoman.adapters.mqtt.properties import Properties
-from dragoman.adapters.mqtt.standing import Flight, Standing
+from dragoman.adapters.mqtt.standing import Standing
 from dragoman.broker.log.contract import Ticket
 from dragoman.broker.principal import ANONYMOUS, Principal
 from dragoman.routing.message import Message
 from dragoman.routing.refusals import Refusal
 
 if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.delivering import Aliases
     from dragoman.adapters.mqtt.realm import Realm
     from dragoman.broker.route import Route
     from dragoman.broker.subscription import Feed, Subscription
-
-FORM_4: Final = 1
-FORM_5: Final = 2
-"""``Message.wire_form`` of a QoS 0 PUBLISH without properties: MQTT 3.x, MQTT 5."""
 
 UNLIMITED: Final = 1 << 32
 """The packet size of a peer that names none: more than a packet can have."""
@@ -58,9 +55,6 @@ UNLIMITED: Final = 1 << 32
 ROUTES_MAX: Final = 4_096
 """Topics whose way is remembered per connection; then all are forgotten and asked for again."""
 
-
-IDS_MAX: Final = 65_534
-"""Deliveries under way at once: fewer than there are packet ids, so that a free one is always found."""
 
 REASON_OVERHEAD: Final = 16
 """The most that an acknowledgement or DISCONNECT holds beside its reason string."""
@@ -94,11 +88,11 @@ class MqttSession:
         "_in_bytes",
         "_in_count",
         "_out_bytes_max",
-        "_out_count",
         "_payload_max",
         "_routes",
         "again",
         "agent",
+        "aliases",
         "closing",
         "connect",
         "decoder",
@@ -110,6 +104,8 @@ class MqttSession:
         "loopback",
         "out",
         "out_bytes",
+        "out_count",
+        "out_form",
         "owed",
         "packet_max",
         "paused",
@@ -136,10 +132,15 @@ class MqttSession:
         self.phase = Phase.NEW
         self.version = 0
         self.form = FORM_4
+        #: the form its deliveries have: never one that a message keeps, where topics have aliases
+        self.out_form = FORM_4
+        self.aliases: Aliases | None = None
         self.principal: Principal = ANONYMOUS
         self.agent = ""
         self.decoder = Decoder(
-            max_packet_bytes=realm.settings.packet_bytes_max, max_connect_bytes=realm.settings.connect_bytes_max
+            max_packet_bytes=realm.settings.packet_bytes_max,
+            max_connect_bytes=realm.settings.connect_bytes_max,
+            max_alias=realm.settings.topic_alias_max,
         )
         self.standing: Standing = Standing("", "")
         self.subscriptions: dict[str, Subscription] = {}
@@ -161,7 +162,7 @@ class MqttSession:
         self._payload_max = realm.core.settings.message_bytes_max
         self._in_count = 0
         self._in_bytes = 0
-        self._out_count = 0
+        self.out_count = 0
         self._held: deque[tuple[int, bytes]] = deque()
         self._routes: dict[bytes, Route] = {}
         self.uncommitted = 0
@@ -267,9 +268,6 @@ class MqttSession:
             message.wire = packet.frame
             message.wire_form = self.form
         else:
-            if packet.alias:
-                self._no_alias()
-                return
             message = intake.message(self, packet, route.name)
         answer = route.channel.append(message) if route.direct else route.publish(self, message)
         if answer and isinstance(answer, Refusal):
@@ -277,9 +275,6 @@ class MqttSession:
 
     def _find_route(self, packet: Publish) -> Route | None:
         """Asks the broker for a way; None: there is none, or it was a verb, and that has been seen to."""
-        if packet.alias:
-            self._no_alias()
-            return None
         name = packet.topic.decode()
         if self.realm.broker.verbs.owns(name):
             intake.verb(self, packet, name)
@@ -292,9 +287,6 @@ class MqttSession:
             return None
         self._routes[packet.topic] = found
         return found
-
-    def _no_alias(self) -> None:
-        self.fail(ProtocolError(Code.TOPIC_ALIAS_INVALID, "topic aliases are not offered here"))
 
     # -- answers in order ----------------------------------------------------------------------------
 
@@ -368,8 +360,10 @@ class MqttSession:
             if self.paused or self.out_bytes > self._out_bytes_max:
                 self.starved = True
                 return False
-            if message.wire_form == self.form:
+            if message.wire_form == self.out_form:
                 frame = message.wire
+            elif self.aliases is not None:
+                return delivering.deliver(self, feed, message)
             else:
                 frame = encode_publish(self.version, message.name.encode(), message.payload or b"")
                 message.wire = frame
@@ -383,78 +377,18 @@ class MqttSession:
                 self.wire.wake()
             out.append(frame)
             self.out_bytes += size
-            self._out_count += 1
+            self.out_count += 1
             return True
-        return self._deliver(feed, message)
-
-    def _deliver(self, feed: Feed, message: Message) -> bool:
-        """The same for everything that is not a plain QoS 0 message."""
-        if feed.no_local and message.sender == self.agent and message.sender:
-            return True
-        if message.expired(self.realm.core.now_ms):
-            self.realm.metrics.drop("expired")
-            return True
-        qos = min(feed.wish, message.wish)
-        if qos and self.standing.backlog is not None and message.position and feed.group is None and not feed.replay:
-            # The backlog hears of it from the commits, in commit order, and offers it.
-            return True
-        return self._send(feed, message, qos)
+        return delivering.deliver(self, feed, message)
 
     def offer(self, message: Message) -> bool:
         """A message of our backlog: caught up, or read from the log."""
-        channel = self.realm.broker.channels.by_number.get(message.number)
-        feed = channel.feed_of(self) if channel is not None else None
-        qos = min(feed.wish, message.wish) if feed is not None else 0
-        if feed is None or not qos or (feed.no_local and message.sender == self.agent):
-            self._skip(message)
-            return True
-        return self._send(feed, message, qos)
+        return delivering.offer(self, message)
 
-    def _skip(self, message: Message) -> None:
-        """Nothing to send for a backlog message: it is finished once the backlog has taken it."""
-        backlog = self.standing.backlog
-        assert backlog is not None
-        self.realm.core.loop.call_soon(backlog.finish, message.position)
-
-    def _send(self, feed: Feed, message: Message, qos: int) -> bool:
-        standing = self.standing
-        logged = message.position if standing.backlog is not None and feed.group is None and not feed.replay else 0
-        known = standing.ids.get(logged, 0) if qos and logged else 0
-        if self.full or (qos and (self.window >= self.inflight_max or self.again or len(standing.flights) >= IDS_MAX)):
-            self.starved = True
-            return False
-        topic = message.name.encode()
-        retain = message.retain and (feed.replay or feed.keep_retain)
-        properties = b""
-        if self.version == 5 and (message.envelope is not None or feed.identifiers):
-            properties = mapping.properties_of(message, feed.identifiers, self.realm.core.now_ms)
-        payload = message.payload or b""
-        head, tail = publish_parts(self.version, topic, payload, qos, retain, properties)
-        if len(head) + len(tail) + (2 if qos else 0) > self.packet_max:
-            self.realm.metrics.drop("larger-than-receiver-takes")
-            if feed.group is not None:
-                feed.group.settled(message)
-            elif qos and logged:
-                self._skip(message)
-            return True
-        self._out_count += 1
-        if not qos:
-            self.send(head + tail)
-            return True
-        packet_id = known or standing.next_id()
-        if known:
-            head = bytes((head[0] | 8,)) + head[1:]
-        flight = Flight(message, qos, logged, retain, feed.identifiers)
-        flight.group = feed.group
-        flight.sent = True
-        self.window += 1
-        standing.flights[packet_id] = flight
-        if flight.position:
-            standing.ids[flight.position] = packet_id
-        frame = head + packet_id.to_bytes(2, "big") + tail
-        ticket = self.realm.standings.fly(standing, packet_id, flight) if qos == 2 and not known else Ticket(0)
-        self.send_after(ticket, frame)
-        return True
+    @property
+    def holds(self) -> bool:
+        """Whether frames wait for a commit: what is sent now overtakes them."""
+        return bool(self._held)
 
     @property
     def full(self) -> bool:
@@ -494,8 +428,8 @@ class MqttSession:
         self.out.clear()
         self.out_bytes = 0
         self.realm.counters.bytes_out += len(data)
-        self.realm.metrics.messages_out += self._out_count
-        self._out_count = 0
+        self.realm.metrics.messages_out += self.out_count
+        self.out_count = 0
         return data
 
     def problem(self, refusal: Refusal) -> Properties | None:

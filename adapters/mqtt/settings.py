@@ -37,6 +37,22 @@ class MqttSettings:
         why="QoS 1 and 2 deliveries to one client not yet acknowledged, where it does not ask for fewer",
         peers="mosquitto 20, EMQX 32",
     )
+    topic_alias_max: int = key(
+        16,
+        unit="aliases",
+        low=0,
+        high=65_535,
+        why="a 5.0 client may give on a connection, told as Topic Alias Maximum; each may hold 64 KB; 0 = none",
+        peers="mosquitto 10, EMQX 65535",
+    )
+    topic_alias_broker_max: int = key(
+        16,
+        unit="aliases",
+        low=0,
+        high=65_535,
+        why="given to a client that takes them, to its first topics; its messages are then encoded for it alone",
+        peers="mosquitto 10",
+    )
     out_bytes_max: int = key(
         1 << 20, unit="bytes", low=1 << 12, why="written to one connection in a turn; then the broker keeps its place"
     )
@@ -61,6 +77,11 @@ class MqttSettings:
     )
     agents_from_username: bool = key(
         False, why="the agent is the client id; true = the user name (one agent, several connections)"
+    )
+    denied_subscribe: str = key(
+        "reveal",
+        choices=("reveal", "conceal"),
+        why="what a refused filter of a 5.0 client is answered with: why, or 0x80, which does not tell",
     )
     denied_publish: str = key(
         "drop",

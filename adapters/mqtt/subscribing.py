@@ -54,7 +54,8 @@ def _one(session: MqttSession, wanted: Wanted, identifier: int, replays: list[Su
     known = wanted.filter in session.standing.filters
     subscription = _enter(session, wanted.filter, row)
     if isinstance(subscription, Refusal):
-        return mapping.code_for(codes.SUBACK, subscription.reason) if session.version == 5 else SUBACK_FAILURE
+        told = session.version == 5 and session.realm.settings.denied_subscribe == "reveal"
+        return mapping.code_for(codes.SUBACK, subscription.reason) if told else SUBACK_FAILURE
     session.standing.filters[wanted.filter] = row
     handling = wanted.retain_handling
     if subscription is not None and (handling == SEND_RETAINED or (handling == SEND_RETAINED_IF_NEW and not known)):

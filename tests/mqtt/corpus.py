@@ -62,7 +62,8 @@ def fields(packet: Any) -> Any:
 
 
 def decoder(version: int, role: str = SERVER, **limits: int) -> Decoder:
-    return Decoder(max_packet_bytes=limits.get("max_packet_bytes", 1 << 20), role=role, version=version)
+    most = limits.get("max_packet_bytes", 1 << 20)
+    return Decoder(max_packet_bytes=most, max_alias=0xFFFF, role=role, version=version)
 
 
 @dataclass(frozen=True)
@@ -393,22 +394,22 @@ CASES = [
                 """26 0001 "k" 0001 "v"  02 0000003C  08 0003 "r/t"  09 0002 00FF  23 0005
                 03 0004 "text"  01 01  26 0001 "k" 0000"""
             ),
-            alias=5,
             expiry=60,
         ),
     ),
     Case(
         "publish-5-alias-only",
-        "an alias instead of the topic",
+        "given to its topic, and with nothing else to pass on",
         5,
         SERVER,
         """
-        30 07
-        0000          ; no topic
+        30 08
+        0001 "t"
         03
         23 FFFF       ; topic alias 65535
         "x" """,
-        Publish(b"", b"x", properties=wire("23 FFFF"), alias=65535),
+        Publish(b"t", b"x"),
+        canonical=False,
     ),
     Case(
         "publish-5-expiry-zero",

@@ -163,6 +163,7 @@ REFUSED = [
     _publish("topic-nul", '0003 "a" 00 "b" 00', MALFORMED, "NUL"),
     _publish("topic-not-utf8", "0002 C328 00", MALFORMED, "not UTF-8"),
     _publish("topic-surrogate", "0003 EDBFBF", MALFORMED, "not UTF-8", version=4),
+    _publish("alias-unknown", "0000 03 23 0001", PROTOCOL, "stands for nothing"),
     _publish("alias-0", '0001 "a" 03 23 0000', ALIAS, "topic alias 0"),
     _publish("alias-0-to-client", '0001 "a" 03 23 0000', ALIAS, "topic alias 0", role=CLIENT),
     _publish("alias-twice", '0001 "a" 06 23 0001 23 0002', PROTOCOL, "twice"),

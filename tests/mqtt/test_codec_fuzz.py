@@ -60,6 +60,9 @@ answers = st.builds(Properties, reason_string=maybe(text), user_properties=users
 def publishes(draw: st.DrawFn) -> Publish:
     qos = draw(st.integers(0, 2))
     view = draw(message_properties)
+    if len(view.encode()) == 3:
+        # An alias alone is not handed on at all: tests/mqtt/test_aliases.py.
+        view.topic_alias = None
     return Publish(
         draw(topic).encode(),
         draw(st.binary(max_size=300)),
@@ -68,7 +71,6 @@ def publishes(draw: st.DrawFn) -> Publish:
         qos > 0 and draw(st.booleans()),
         draw(u16) if qos else 0,
         view.encode(),
-        view.topic_alias or 0,
         -1 if view.message_expiry_interval is None else view.message_expiry_interval,
     )
 
@@ -213,6 +215,6 @@ def test_the_scan_and_the_view_agree(raw: bytes):
             -1 if view.message_expiry_interval is None else view.message_expiry_interval,
         )
         assert scan_publish(forward_properties(raw, expiry=None), from_client=True) == (0, -1)
-        kept = parse_properties(forward_properties(raw, expiry=7, alias=3, subscription_ids=[9]), codes.PUBLISH)
-        view.message_expiry_interval, view.topic_alias, view.subscription_identifiers = 7, 3, [9]
+        kept = parse_properties(forward_properties(raw, expiry=7, subscription_ids=[9]), codes.PUBLISH)
+        view.message_expiry_interval, view.topic_alias, view.subscription_identifiers = 7, None, [9]
         assert fields(kept) == fields(view)

@@ -204,8 +204,8 @@ def test_forwarding_keeps_what_is_not_the_hops_own():
 
 
 def test_forwarding_adds_the_hops_own():
-    added = wire("02 00000009  23 0003  0B 01  0B 8001")
-    assert forward_properties(SENT, expiry=9, alias=3, subscription_ids=(1, 128)) == KEPT + added
+    added = wire("02 00000009  0B 01  0B 8001")
+    assert forward_properties(SENT, expiry=9, subscription_ids=(1, 128)) == KEPT + added
     assert forward_properties(b"", expiry=0) == wire("02 00000000")
 
 

@@ -25,7 +25,7 @@ from dragoman.broker.settings import BrokerSettings
 from tests.mqtt.wire import World, facts, pub
 
 NEVER = 0xFFFF_FFFF
-LIMITS = {"receive_maximum": 1_024, "maximum_packet_size": 16 << 20}
+LIMITS = {"receive_maximum": 1_024, "maximum_packet_size": 16 << 20, "topic_alias_maximum": 16}
 
 
 def connack(present: bool = False, **properties: object) -> Connack:
@@ -50,8 +50,8 @@ def test_connack_before_5_is_two_bytes(version: int):
     assert client.transport.got == b"\x20\x02\x00\x00"
 
 
-def test_topic_alias_maximum_is_absent_which_means_none_are_taken():
-    answer = World().client().connect("c", topic_alias_maximum=10)
+def test_topic_alias_maximum_is_absent_where_none_are_taken():
+    answer = World(mqtt=MqttSettings(topic_alias_max=0)).client().connect("c", topic_alias_maximum=10)
     assert answer.properties.topic_alias_maximum is None
 
 

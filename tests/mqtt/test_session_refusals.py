@@ -151,17 +151,6 @@ def test_no_more_retained_values_than_allowed():
     client.expect(Puback(1), Puback(2, 0x97), Puback(3), Puback(4))
 
 
-def test_topic_aliases_are_not_taken():
-    for raw in (Publish(b"a", b"", 0, properties=b"\x23\x00\x01"), Publish(b"", b"", 0, properties=b"\x23\x00\x01")):
-        client = World().connected("c")
-        client.say(raw)
-        client.expect(Disconnect(0x94), closed=True)
-    client = World().connected("c")
-    client.publish("a", b"")
-    client.say(Publish(b"a", b"", 1, packet_id=1, properties=b"\x23\x00\x01"))
-    client.expect(Disconnect(0x94), closed=True)
-
-
 MALFORMED = [
     (b"\x00\x00", 0x81),
     (b"\x36\x07\x00\x01a\x00\x01\x00x", 0x81),

@@ -395,7 +395,7 @@ class Client:
         self.connection = Connection(world.listener)
         self.transport.connection = self.connection
         self.connection.connection_made(cast("asyncio.Transport", self.transport))
-        self.decoder = Decoder(max_packet_bytes=1 << 28, role=CLIENT, version=version)
+        self.decoder = Decoder(max_packet_bytes=1 << 28, max_alias=0xFFFF, role=CLIENT, version=version)
         self._read = 0
         self._waiting: deque[Packet] = deque()
 

@@ -1,0 +1,132 @@
+"""Messages to a client, but for the plain QoS 0 ones, which never leave ``session``: options, windows, aliases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from dragoman.adapters.mqtt import mapping
+from dragoman.adapters.mqtt.encoders import publish_parts
+from dragoman.adapters.mqtt.standing import Flight
+from dragoman.broker.log.contract import Ticket
+
+if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.session import MqttSession
+    from dragoman.broker.subscription import Feed
+    from dragoman.routing.message import Message
+
+IDS_MAX = 65_534
+"""Deliveries under way at once: fewer than there are packet ids, so that a free one is always found."""
+
+
+@final
+class Aliases:
+    """Numbers that stand for topics on one connection, given by us (§3.3.2.3.4). First come, and for good.
+
+    None is ever given to a second topic: a frame that waits for its commit may hold one.
+    """
+
+    __slots__ = ("_most", "by_topic")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.by_topic: dict[bytes, int] = {}
+
+    def free(self) -> int:
+        """The next number, not taken yet; 0 = all are given away."""
+        given = len(self.by_topic)
+        return given + 1 if given < self._most else 0
+
+
+def deliver(session: MqttSession, feed: Feed, message: Message) -> bool:
+    """Sends a message or answers False when the connection or its window is full."""
+    if feed.no_local and message.sender == session.agent and message.sender:
+        return True
+    if message.expired(session.realm.core.now_ms):
+        session.realm.metrics.drop("expired")
+        return True
+    qos = min(feed.wish, message.wish)
+    if qos and session.standing.backlog is not None and message.position and feed.group is None and not feed.replay:
+        # The backlog hears of it from the commits, in commit order, and offers it.
+        return True
+    return _send(session, feed, message, qos)
+
+
+def offer(session: MqttSession, message: Message) -> bool:
+    """A message of the session's backlog: caught up, or read from the log."""
+    channel = session.realm.broker.channels.by_number.get(message.number)
+    feed = channel.feed_of(session) if channel is not None else None
+    qos = min(feed.wish, message.wish) if feed is not None else 0
+    if feed is None or not qos or (feed.no_local and message.sender == session.agent):
+        _skip(session, message)
+        return True
+    return _send(session, feed, message, qos)
+
+
+def _skip(session: MqttSession, message: Message) -> None:
+    """Nothing to send for a backlog message: it is finished once the backlog has taken it."""
+    backlog = session.standing.backlog
+    assert backlog is not None
+    session.realm.core.loop.call_soon(backlog.finish, message.position)
+
+
+def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
+    standing = session.standing
+    logged = message.position if standing.backlog is not None and feed.group is None and not feed.replay else 0
+    known = standing.ids.get(logged, 0) if qos and logged else 0
+    busy = qos and (session.window >= session.inflight_max or session.again or len(standing.flights) >= IDS_MAX)
+    if session.full or busy:
+        session.starved = True
+        return False
+    retain = message.retain and (feed.replay or feed.keep_retain)
+    parts = _parts(session, feed, message, qos, retain)
+    if parts is None:
+        session.realm.metrics.drop("larger-than-receiver-takes")
+        if feed.group is not None:
+            feed.group.settled(message)
+        elif qos and logged:
+            _skip(session, message)
+        return True
+    session.out_count += 1
+    head, tail = parts
+    if not qos:
+        session.send(head + tail)
+        return True
+    packet_id = known or standing.next_id()
+    if known:
+        head = bytes((head[0] | 8,)) + head[1:]
+    flight = Flight(message, qos, logged, retain, feed.identifiers)
+    flight.group = feed.group
+    flight.sent = True
+    session.window += 1
+    standing.flights[packet_id] = flight
+    if flight.position:
+        standing.ids[flight.position] = packet_id
+    frame = head + packet_id.to_bytes(2, "big") + tail
+    ticket = session.realm.standings.fly(standing, packet_id, flight) if qos == 2 and not known else Ticket(0)
+    session.send_after(ticket, frame)
+    return True
+
+
+def _parts(session: MqttSession, feed: Feed, message: Message, qos: int, retain: bool) -> tuple[bytes, bytes] | None:
+    """The PUBLISH but for its packet id; None: it is larger than the client takes."""
+    topic = message.name.encode()
+    payload = message.payload or b""
+    properties = b""
+    if session.version == 5 and (message.envelope is not None or feed.identifiers):
+        properties = mapping.properties_of(message, feed.identifiers, session.realm.core.now_ms)
+    most = session.packet_max - (2 if qos else 0)
+    aliases = session.aliases
+    if aliases is not None:
+        alias = aliases.by_topic.get(topic, 0)
+        # What may wait for a commit cannot be the one that gives the number: others would overtake it.
+        at_once = not qos or not (session.holds or (qos == 2 and session.standing.kept))
+        fresh = aliases.free() if at_once and not alias else 0
+        if alias or fresh:
+            said = properties + b"\x23" + (alias or fresh).to_bytes(2, "big")
+            head, tail = publish_parts(5, b"" if alias else topic, payload, qos, retain, said)
+            if len(head) + len(tail) <= most:
+                if fresh:
+                    aliases.by_topic[topic] = fresh
+                return head, tail
+    head, tail = publish_parts(session.version, topic, payload, qos, retain, properties)
+    return (head, tail) if len(head) + len(tail) <= most else None
