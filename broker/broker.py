@@ -100,7 +100,7 @@ class Broker:
         )
         self.core.permits = self.rooms.permits
         self.directory.describe_channels(self.rooms.about)
-        self.calls = Calls(clock, self.timers, self.directory, gate, log, self.tell, self.later, agents)
+        self.calls = Calls(clock, self.timers, self.directory, gate, log, self.tell, self.later, self.when_safe, agents)
         self.groups = WorkGroups(self.core, self.backlogs, self.channels, self.timers, groups)
         self.verbs = Verbs(clock, self.directory, self.calls, gate, self.later, self.publish, agents)
         self.mailboxes = Mailboxes(

@@ -130,6 +130,7 @@ class Call:
         "due_ms",
         "durable",
         "ended_ms",
+        "ending",
         "events",
         "id",
         "key",
@@ -188,6 +189,7 @@ class Call:
         self.events: deque[CallEvent] = deque()
         self.last_event = 0
         self.outcome: Outcome | None = None
+        self.ending: CallState | None = None
         self.caller: Caller | None = None
         self.offer: Offer | None = None
         self.timer: Timer | None = None
@@ -196,8 +198,13 @@ class Call:
 
     @property
     def pending(self) -> bool:
-        """Whether the final answer is still to come."""
+        """Whether the final answer is still to come, for whoever waits for it."""
         return self.outcome is None
+
+    @property
+    def open(self) -> bool:
+        """Whether it can still be answered. A recorded call that has been is pending until its end is safe."""
+        return self.ending is None
 
     @property
     def lane(self) -> tuple[str, str]:

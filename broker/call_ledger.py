@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
 from dragoman.broker import call_rows
-from dragoman.broker.call import Call, CallEvent, CallState, Kind
+from dragoman.broker.call import Call, CallEvent, CallState, Kind, Outcome
+from dragoman.broker.log.contract import DONE, Ticket
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -114,7 +115,10 @@ class Ledger:
             self.forgotten(call)
 
     def note(self, call: Call, event: CallEvent) -> None:
-        """Something happened to the call. Recorded if the call is; told to who watches at the end of the turn."""
+        """Something happened to the call. Recorded if the call is; told to who watches at the end of the turn.
+
+        The end of a recorded call was recorded when it came (``record_end``), and is noted once that is safe.
+        """
         before = call.bytes
         # When all calls together are at their bound, a call keeps only its newest event.
         full = self.bytes + event.size > self._settings.calls_bytes_max
@@ -122,7 +126,8 @@ class Ledger:
         self.bytes += call.bytes - before
         if call.recorded:
             call_rows.forget_events(self._log, call, [old for old in dropped if old is not event])
-            call_rows.save_event(self._log, call, event)
+            if event.kind is not Kind.FINAL:
+                call_rows.save_event(self._log, call, event)
         if call.watchers:
             for fn in list(call.watchers.values()):
                 self._later(fn, event)
@@ -133,8 +138,22 @@ class Ledger:
         now_ms = self._clock.now_ms()
         if kind is not Kind.PART:
             call.moved_ms = now_ms
-        refusal = call.outcome.refusal if kind is Kind.FINAL and call.outcome is not None else None
-        return CallEvent(call.last_event, kind, call.state, now_ms, payload, content_type, refusal)
+        return CallEvent(call.last_event, kind, call.state, now_ms, payload, content_type)
+
+    def last(self, call: Call, outcome: Outcome) -> CallEvent:
+        """The last event of a call that has just been given its end, not yet noted."""
+        assert call.ending is not None, "what ends it is set first"
+        call.last_event += 1
+        call.moved_ms = call.ended_ms
+        payload, content_type, refusal = outcome.payload, outcome.content_type, outcome.refusal
+        return CallEvent(call.last_event, Kind.FINAL, call.ending, call.ended_ms, payload, content_type, refusal)
+
+    def record_end(self, call: Call, event: CallEvent) -> Ticket:
+        """Records the end; the ticket to wait for before anybody is told, since a crash must not take it back."""
+        if not call.recorded:
+            return DONE
+        call_rows.save_event(self._log, call, event)
+        return call_rows.save(self._log, call)
 
     def record(self, call: Call) -> None:
         """Makes the call a record in the log, or brings its row up to date."""
@@ -169,7 +188,7 @@ class Ledger:
         for call in self.calls.values():
             assert call.bytes == len(call.arguments) + 500 + sum(event.size for event in call.events)
             assert call.pending == (call.id not in self._kept)
-            assert call.pending or call.offer is None
+            assert call.open or call.offer is None
         assert all(call_id in self.calls for call_id in self._references.values())
 
     # -- within --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dragoman.routing.refusals import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dragoman.broker.log.contract import Log
+    from dragoman.broker.log.contract import Log, Ticket
 
 
 _PRINCIPALS = {principal.name: principal for principal in (ANONYMOUS, EMBEDDED)}
@@ -55,8 +55,8 @@ class EventRow(Row):
     detail: str = ""
 
 
-def save(log: Log, call: Call) -> None:
-    """Writes the call's own row."""
+def save(log: Log, call: Call) -> Ticket:
+    """Writes the call's own row; an end that is not told yet is in it."""
     row = CallRow(
         principal=call.principal.name,
         groups=tuple(sorted(call.principal.groups)),
@@ -70,14 +70,14 @@ def save(log: Log, call: Call) -> None:
         dedupe=call.dedupe,
         durable=call.durable,
         address=call.address,
-        state=call.state.value,
+        state=(call.ending or call.state).value,
         agent=call.agent,
         started_ms=call.started_ms,
         deadline_ms=call.deadline_ms,
         ended_ms=call.ended_ms,
         moved_ms=call.moved_ms,
     )
-    log.put(Table.CALLS, call.id.encode(), encode_row(row))
+    return log.put(Table.CALLS, call.id.encode(), encode_row(row))
 
 
 def save_event(log: Log, call: Call, event: CallEvent) -> None:
@@ -142,6 +142,7 @@ def _call(call_id: str, row: CallRow) -> Call:
     )
     call.recorded = True
     call.state = CallState(row.state)
+    call.ending = call.state if row.ended_ms else None
     call.agent = row.agent
     call.started_ms = row.started_ms
     call.deadline_ms = row.deadline_ms

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dragoman.broker.clock import Clock
     from dragoman.broker.directory import Directory, Judge
-    from dragoman.broker.log.contract import Log
+    from dragoman.broker.log.contract import Log, Ticket
     from dragoman.broker.offers import Offer
     from dragoman.broker.presence import Agent
     from dragoman.broker.principal import Principal
@@ -56,6 +56,7 @@ class Calls:
         log: Log,
         tell: Tell,
         later: Callable[..., object],
+        when_safe: Callable[[Ticket, Callable[[Refusal | None], None]], None],
         settings: AgentSettings,
     ) -> None:
         self._clock = clock
@@ -64,6 +65,7 @@ class Calls:
         self._servers = Servers(directory, gate)
         self._tell = tell
         self._later = later
+        self._when_safe = when_safe
         self._settings = settings
         self._ledger = Ledger(clock, timers, log, later, settings)
         self._asked: dict[Session, dict[str, Call]] = {}
@@ -161,7 +163,7 @@ class Calls:
         asker = call.principal.name == session.principal.name and call.caller_agent == session.agent
         if not asker and not session.principal.admin:
             return Refusal(Reason.NOT_AUTHORIZED, f"call {shown(call_id)} is not yours to cancel")
-        if call.outcome is not None:
+        if not call.open:
             return _over(call)
         self._tell_server(call)
         self._finish(call, CallState.CANCELLED, Outcome(refusal=Refusal(Reason.CANCELLED, "the caller cancelled it")))
@@ -218,8 +220,8 @@ class Calls:
             return _unknown(call_id)
         if not session.agent or session.agent != call.agent:
             return Refusal(Reason.NOT_AUTHORIZED, f"call {shown(call_id)} was not asked of you")
-        if call.outcome is not None:
-            if call.state in (CallState.EXPIRED, CallState.CANCELLED):
+        if not call.open:
+            if call.ending in (CallState.EXPIRED, CallState.CANCELLED):
                 self.late_total += 1
             else:
                 self.duplicate_total += 1
@@ -269,7 +271,7 @@ class Calls:
 
     def _settle(self, call: Call) -> None:
         """Asks somebody, or lets the call wait."""
-        if self._ask(call) or not call.pending:
+        if self._ask(call) or not call.open:
             return
         call.state = CallState.WAITING
         self._waiting.wait(call)
@@ -278,7 +280,7 @@ class Calls:
     def _ask(self, call: Call) -> bool:
         """Asks the least busy server that takes it; False if none does now."""
         candidates = self._servers.candidates(call)
-        while call.pending:
+        while call.open:
             offer = choose(Strategy.LEAST_INFLIGHT, candidates)
             if offer is None:
                 return False
@@ -287,7 +289,7 @@ class Calls:
             self._assign(call, offer)
             # A server in this very process may answer from within.
             if offer.ask(call):
-                if call.pending:
+                if call.open:
                     self._moved(call)
                 return True
             if call.offer is offer:
@@ -333,7 +335,7 @@ class Calls:
         self._pumping.discard(lane)
         waiting = self._waiting.first(lane, ASKED_PER_TURN_MAX)
         for call in waiting:
-            if not call.pending or self._ask(call):
+            if not call.open or self._ask(call):
                 self._waiting.leave(call)
             elif self._servers.candidates(call):
                 return
@@ -359,18 +361,23 @@ class Calls:
             self._later(call.caller.part, call, payload, content_type)
 
     def _finish(self, call: Call, state: CallState, outcome: Outcome) -> None:
-        assert call.outcome is None, f"call {call.id} ends twice"
-        call.outcome = outcome
-        call.state = state
+        """The end is set now, and told when it is safe: nobody hears what a crash takes back."""
+        assert call.open, f"call {call.id} ends twice"
+        call.ending = state
         call.ended_ms = self._clock.now_ms()
         if call.timer is not None:
             call.timer.cancel()
             call.timer = None
         self._release(call)
         self._waiting.leave(call)
-        self._ledger.note(call, self._ledger.event(call, Kind.FINAL, outcome.payload, outcome.content_type))
-        if call.recorded:
-            self._ledger.record(call)
+        event = self._ledger.last(call, outcome)
+        # Where the commit fails the answer is told all the same: there is one, though no record of it.
+        self._when_safe(self._ledger.record_end(call, event), lambda _: self._ended(call, event, outcome))
+
+    def _ended(self, call: Call, event: CallEvent, outcome: Outcome) -> None:
+        call.outcome = outcome
+        call.state = event.state
+        self._ledger.note(call, event)
         if outcome.refusal is not None:
             self.failed_total += 1
         self._tell(NEWS + call.id, call.news_json())
@@ -421,9 +428,9 @@ class Calls:
         self._ledger.check()
         for call in self._ledger.calls.values():
             if call.pending:
-                assert (call.state is CallState.WORKING) == (call.offer is not None)
+                assert not call.open or (call.state is CallState.WORKING) == (call.offer is not None)
                 assert call.offer is None or self._asked[call.offer.session][call.id] is call
-                assert call.offer is not None or self._waiting.holds(call)
+                assert call.offer is not None or self._waiting.holds(call) == call.open
         assert all(self._asked.values())
 
 
@@ -433,4 +440,5 @@ def _unknown(call_id: str) -> Refusal:
 
 def _over(call: Call) -> Refusal:
     reasons = {CallState.EXPIRED: Reason.DEADLINE_PASSED, CallState.CANCELLED: Reason.CANCELLED}
-    return Refusal(reasons.get(call.state, Reason.CONFLICT), f"call {call.id} has ended: {call.state.value}")
+    state = call.ending or call.state
+    return Refusal(reasons.get(state, Reason.CONFLICT), f"call {call.id} has ended: {state.value}")

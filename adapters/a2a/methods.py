@@ -67,7 +67,7 @@ class Methods:
             case "ListTasks":
                 return await self._tasks.page(party, _read(ask, ListRequest))
             case "CancelTask":
-                return self._tasks.cancel(party, _read(ask, CancelRequest).id)
+                return await self._tasks.cancel(party, _read(ask, CancelRequest).id)
             case "SubscribeToTask":
                 return await self._subscribe(http, party, ask)
             case "GetExtendedAgentCard":

@@ -250,14 +250,16 @@ class Tasks:
 
     # -- ending --------------------------------------------------------------------------------------
 
-    def cancel(self, party: Party, task_id: str) -> JsonObject:
-        """Takes the task back; whoever works on it is told."""
+    async def cancel(self, party: Party, task_id: str) -> JsonObject:
+        """Takes the task back; whoever works on it is told. The answer comes when that is safe."""
         task = self.find(party, task_id)
-        if task.call.pending:
+        if task.call.open:
             session = A2aSession(party.principal, task.call.caller_agent)
             refusal = self._broker.calls.cancel(session, task_id)
-            assert refusal is None, f"a pending call of one's own can be cancelled: {refusal}"
+            assert refusal is None, f"an open call of one's own can be cancelled: {refusal}"
+            await self.ended(task.call)
             return self.shown(task)
+        await self.ended(task.call)
         raise A2aError(Fault.TASK_NOT_CANCELABLE, f"the task has ended: {views.state_of(task.call)}")
 
 

@@ -204,9 +204,25 @@ def _event(call: Call, event: CallEvent) -> bytes:
 
 
 async def _cancel(exchange: Exchange) -> web.StreamResponse:
+    calls = exchange.broker.calls
+    call_id = exchange.path("call")
     session = RequestSession(exchange.principal, exchange.agent)
-    granted(exchange.broker.calls.cancel(session, exchange.path("call")))
+    granted(calls.cancel(session, call_id))
+    await _safe(exchange, call_id)
     return nothing()
+
+
+async def _safe(exchange: Exchange, call_id: str) -> None:
+    """Waits until the end that was just given to a call is safe; a call that is not kept is gone by then."""
+    news = asyncio.Event()
+    unwatch = exchange.broker.calls.watch(call_id, lambda event: news.set())
+    if isinstance(unwatch, Refusal):
+        return
+    try:
+        call = granted(exchange.broker.calls.get(exchange.principal, call_id))
+        await _ended(call, news, exchange.surface.settings.wait_max_ms)
+    finally:
+        unwatch()
 
 
 # -- serving -----------------------------------------------------------------------------------------
@@ -230,6 +246,8 @@ async def _answer(exchange: Exchange) -> web.StreamResponse:
             error=exchange.text("error"),
         )
     )
+    if not call.open:
+        await _safe(exchange, call_id)
     return nothing()
 
 

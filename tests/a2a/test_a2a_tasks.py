@@ -165,6 +165,26 @@ def test_a_task_outlives_the_connection_of_who_works_on_it() -> None:
     run(body)
 
 
+def test_an_end_is_told_when_it_is_safe() -> None:
+    async def main() -> None:
+        log = HeldLog()
+        async with a2a_mesh(A2aSettings(), log=log) as mesh, asyncio.timeout(20):
+            server = mesh.add("t1", echo=False)
+            task = await mesh.send("t1", "x", wait=False)
+            call = await server.next()
+            log.holding = True
+            server.answer(call, b"done")
+            cancel = asyncio.create_task(mesh.rpc("t1", "CancelTask", {"id": task["id"]}))
+            shown = await mesh.rpc("t1", "GetTask", {"id": task["id"]})
+            assert shown["status"]["state"] == "TASK_STATE_WORKING"
+            assert not cancel.done()
+            log.let_go()
+            await mesh.until("t1", task["id"], "COMPLETED")
+            assert (await cancel)["data"][0]["reason"] == "TASK_NOT_CANCELABLE"
+
+    asyncio.run(main())
+
+
 def test_a_send_waits_no_longer_than_its_cap() -> None:
     async def body(mesh: A2aMesh) -> None:
         mesh.add("t1", echo=False)

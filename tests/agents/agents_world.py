@@ -249,6 +249,7 @@ class CallWorld(World):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.unsafe: list[Callable[[Refusal | None], None]] | None = None
         self.calls = Calls(
             self.clock,
             self.timers,
@@ -257,9 +258,17 @@ class CallWorld(World):
             self.log,  # type: ignore[arg-type]
             self.tell,
             self.later,
+            self.when_safe,
             self.settings,
         )
         self.calls.start_up()
+
+    def when_safe(self, ticket: Ticket, then: Callable[[Refusal | None], None]) -> None:
+        """Everything is safe at once, unless a test holds it back."""
+        if self.unsafe is None or ticket == 0:
+            then(None)
+        else:
+            self.unsafe.append(then)
 
     def caller(self, agent: str = "caller", principal: Principal = ALICE) -> FakeCaller:
         known = self.directory.get(agent)

@@ -42,6 +42,53 @@ def test_it_becomes_a_record_after_a_while_and_not_before() -> None:
     world.calls.check()
 
 
+def test_the_end_of_a_record_is_told_when_it_is_safe_and_not_before() -> None:
+    world = CallWorld()
+    server = Server(world, "s", "heat", keeps=True)
+    caller = world.caller()
+    call = world.call(caller, "heat", "s", durable=True)
+    events: list[Any] = []
+    world.calls.watch(call.id, events.append)
+    world.unsafe = []
+    server.answer(call, b"warm")
+    world.turn()
+    world.calls.check()
+    assert (call.pending, call.open, caller.finals, events) == (True, False, [], [])
+    assert reason(server.answer(call, b"warmer")) is Reason.CONFLICT
+    assert reason(world.calls.cancel(caller.session, call.id)) is Reason.CONFLICT
+    server.leave()
+    world.wait(10 * 60_000)
+    assert not caller.finals, "it is answered: no deadline and no lost server is told instead"
+    world.unsafe.pop()(None)
+    world.turn()
+    assert (caller.answer, [event.payload for event in events], call.state) == (b"warm", [b"warm"], CallState.DONE)
+    assert not world.unsafe
+    world.calls.check()
+
+
+def test_a_crash_after_the_end_was_safe_and_before_it_was_told_keeps_it() -> None:
+    world = CallWorld()
+    server = Server(world, "s", "heat", keeps=True)
+    call = world.call(world.caller(), "heat", "s", durable=True)
+    world.unsafe = []
+    server.answer(call, b"warm")
+    again = world.after_crash().calls.get(ALICE, call.id)
+    assert not isinstance(again, Refusal)
+    assert (again.state, again.open, again.outcome and again.outcome.payload) == (CallState.DONE, False, b"warm")
+
+
+def test_where_its_commit_fails_the_end_is_told_all_the_same() -> None:
+    world = CallWorld()
+    server = Server(world, "s", "heat", keeps=True)
+    caller = world.caller()
+    call = world.call(caller, "heat", "s", durable=True)
+    world.unsafe = []
+    server.answer(call, b"warm")
+    world.unsafe.pop()(Refusal(Reason.STORAGE_FULL, "no room"))
+    world.turn()
+    assert caller.answer == b"warm"
+
+
 def test_a_pending_record_is_asked_again_after_a_crash_and_its_answer_finds_the_address() -> None:
     world = CallWorld()
     server = Server(world, "s", "heat", keeps=True)
