@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.backlog import Backlogs
+from dragoman.broker.bans import CLIENT, PRINCIPAL, Ban, Bans
 from dragoman.broker.calls import Calls
 from dragoman.broker.channel import Channel, Keep
 from dragoman.broker.channels import Channels
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from dragoman.broker.gate import Gate
     from dragoman.broker.log.contract import Log
     from dragoman.broker.metrics import Metrics
-    from dragoman.broker.session import KeptSession, Session
+    from dragoman.broker.session import KeptSessions, Session
     from dragoman.broker.settings import BrokerSettings
     from dragoman.broker.settings_agents import AgentSettings
 
@@ -84,6 +85,8 @@ class Broker:
         self.dedupe = Dedupe(self.core)
         self.producers = Producers(self.core)
         self.topics = Topics(self.core, self.channels, self.declare, self._may)
+        self.bans = Bans(clock, log, settings.bans_max)
+        self.bans.follow(self._turn_out)
         self.timers = Timers(clock, loop.call_later, log, agents.timers_durable_max)
         self.directory = Directory(clock, self.timers, gate, log, self.tell, self.later, agents, declared)
         self.rooms = Rooms(
@@ -112,8 +115,8 @@ class Broker:
         )
         self.post = Post(self.directory, self.verbs, self.mailboxes)
         add_probes(metrics, self.core, self.calls, self.verbs)
-        #: lists the sessions a protocol keeps for absent clients; each adapter that keeps some adds itself
-        self.kept_sessions: dict[str, Callable[[], Iterator[KeptSession]]] = {}
+        #: what each protocol keeps for absent clients; an adapter that keeps some adds itself
+        self.kept_sessions: dict[str, KeptSessions] = {}
         self._sessions: dict[Session, dict[Subscription, None]] = {}
         self._waiters: dict[Ticket, list[Callable[[Refusal | None], None]]] = {}
         self._stopping = False
@@ -127,6 +130,7 @@ class Broker:
         self.dedupe.load()
         self.producers.load()
         self.topics.load()
+        self.bans.start()
         self.timers.start()
         self.directory.start()
         self.rooms.start()
@@ -204,7 +208,7 @@ class Broker:
     def attach(self, session: Session) -> Refusal | None:
         """A session begins. Every session exactly once, before anything else it asks."""
         assert session not in self._sessions, f"{session!r} is attached already"
-        refusal = self._ending()
+        refusal = self._ending() or self.bans.principal(session.principal.name) or self.bans.client(session.agent)
         if refusal is not None:
             return refusal
         if len(self._sessions) >= self.settings.sessions_max:
@@ -232,6 +236,13 @@ class Broker:
         self.core.pump.drop(session)
         self.core.commits.forget(session)
         self.metrics.sessions -= 1
+
+    def _turn_out(self, ban: Ban) -> None:
+        """Ends the sessions of a client or principal that has just been banned; addresses are the listeners' matter."""
+        for session in list(self._sessions):
+            name = {CLIENT: session.agent, PRINCIPAL: session.principal.name}.get(ban.kind)
+            if name == ban.who:
+                session.close(ban.refusal())
 
     def sessions(self) -> Iterable[Session]:
         """Everyone attached now."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dragoman.broker.log.contract import Ticket
     from dragoman.broker.principal import Principal
     from dragoman.broker.subscription import Feed
@@ -62,6 +64,7 @@ class Session(Protocol):
 class KeptSession(NamedTuple):
     """A session that outlives its connections, for people.
 
+    ``connection``   who is attached for it now, if anybody is
     ``expires_ms``   wall clock; None while it is connected, or if it stays for good
     ``unfinished``   deliveries under way; ``behind``: there is more for it in the log
     """
@@ -70,8 +73,18 @@ class KeptSession(NamedTuple):
     protocol: str
     principal: str
     agent: str
-    connected: bool
+    connection: Session | None
     filters: tuple[str, ...]
     expires_ms: int | None
     unfinished: int
     behind: bool
+
+
+class KeptSessions(Protocol):
+    """The sessions that a protocol keeps for clients that are away."""
+
+    def listed(self) -> Iterator[KeptSession]:
+        """All of them, also those whose client is connected."""
+
+    def forget(self, id_: str) -> bool:
+        """Ends the kept session of this id, whose client is away; False: there is none."""

@@ -87,6 +87,7 @@ class BrokerSettings:
         low=1 << 10,
         why="not yet committed, of one connection: above it that connection is not read",
     )
+    bans_max: int = key(10_000, unit="bans", low=1, why="clients, principals and address blocks kept out; a row each")
     sessions_max: int = key(100_000, unit="sessions", low=1, why="connected at once; about 11 KB each")
     subscriptions_per_session_max: int = key(
         10_000, unit="subscriptions", low=1, why="of one session; a gateway may need many, a mistake would need more"

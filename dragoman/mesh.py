@@ -127,7 +127,7 @@ class Mesh:
                 declared=declared,
             )
             self._broker.core.bundles.add(KIND_KAFKA, _open_kafka)
-            self._authenticator = Authenticator(config.login, loop, metrics)
+            self._authenticator = Authenticator(config.login, loop, metrics, self._broker.bans)
             await self._broker.start()
             self._listeners = self._build(bound)
             for listener in self._listeners:
@@ -275,7 +275,7 @@ class Mesh:
         return bound
 
     def _build(self, bound: dict[str, list[socket.socket]]) -> list[Listener]:
-        limits = ConnectionLimits(self.config.limits)
+        limits = ConnectionLimits(self.config.limits, self.broker.bans)
         listeners: list[Listener] = []
         if self.config.links:
             # First, since what the others take in from their first moment on is to go out.

@@ -15,6 +15,7 @@ class Reason(Enum):
 
     NOT_AUTHENTICATED = "not-authenticated"
     NOT_AUTHORIZED = "not-authorized"
+    BANNED = "banned"
     NAME_INVALID = "name-invalid"
     FILTER_INVALID = "filter-invalid"
     NAME_NOT_EXPRESSIBLE = "name-not-expressible"

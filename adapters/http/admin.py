@@ -190,7 +190,7 @@ async def _connections(exchange: Exchange) -> web.StreamResponse:
 def _connection(exchange: Exchange, session: Session) -> ConnectionDocument:
     subscriptions = islice(exchange.broker.subscriptions(session), 100)
     return ConnectionDocument(
-        id=_id_of(session),
+        id=id_of(session),
         protocol=session.protocol,
         principal=session.principal.name,
         agent=session.agent,
@@ -199,19 +199,10 @@ def _connection(exchange: Exchange, session: Session) -> ConnectionDocument:
     )
 
 
-def _id_of(session: Session) -> str:
+def id_of(session: Session) -> str:
     """Names a session. Its address alone could name a later one by the time somebody acts on it."""
     text = f"{id(session)}\0{session.protocol}\0{session.principal.name}\0{session.agent}"
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-async def _disconnect(exchange: Exchange) -> web.StreamResponse:
-    wanted = exchange.path("id")
-    for session in list(exchange.broker.sessions()):
-        if _id_of(session) == wanted:
-            session.close(Refusal(Reason.DISCONNECTED, "disconnected by the administration"))
-            return nothing()
-    raise RefusedError(Refusal(Reason.GONE, f"there is no connection {wanted!r} now"))
 
 
 async def _log(exchange: Exchange) -> web.StreamResponse:
@@ -273,17 +264,6 @@ def _definitions() -> Iterator[Definition]:
     yield read_only("links", "links", "Connections to outside brokers, and how they stand", _links, LinksDocument)
     yield read_only("log", "logStatistics", "What the log counts", _log, CountersDocument)
     yield read_only("config", "config", "Every value in force and where it came from", _config, ConfigDocument)
-    yield Definition(
-        "POST",
-        "/v1/admin/connections/{id}/disconnect",
-        "disconnect",
-        "admin",
-        "End a connection, in its own protocol's words",
-        only_admin(_disconnect),
-        replies=(Reply(204, "It was told"),),
-        parameters=(Parameter("id", "as the list of connections names it", "level"),),
-        problems=(410,),
-    )
     yield Definition(
         "POST",
         "/v1/admin/backup",

@@ -89,7 +89,7 @@ async def _sessions(exchange: Exchange) -> web.StreamResponse:
     kept = [
         session
         for lister in exchange.broker.kept_sessions.values()
-        for session in lister()
+        for session in lister.listed()
         if wanted is None or session.agent == wanted
     ]
     shown = [
@@ -98,7 +98,7 @@ async def _sessions(exchange: Exchange) -> web.StreamResponse:
             protocol=session.protocol,
             principal=session.principal,
             agent=session.agent,
-            connected=session.connected,
+            connected=session.connection is not None,
             filters=list(session.filters[:100]),
             unfinished=session.unfinished,
             behind=session.behind,

@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from dragoman.adapters.serving.problems import Problem, respond_with
 from dragoman.adapters.serving.sockets import bound_address
 from dragoman.adapters.serving.web import HANDLER_OPTIONS
+from dragoman.broker.bans import Ban, covers
 
 if TYPE_CHECKING:
     from dragoman.adapters.http.surface import Surface
@@ -48,6 +49,14 @@ class Listener:
         self._wire = surface.broker.metrics.wire("http")
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=grace_s)
         self._servers: list[asyncio.Server] = []
+        surface.broker.bans.follow(self._turn_out)
+
+    def _turn_out(self, ban: Ban) -> None:
+        """Cuts the connections from an address that has just been banned."""
+        server = self._runner.server
+        for connection in list(server.connections) if server is not None else ():
+            if isinstance(connection, _Connection) and covers(ban, connection.host):
+                connection.cut()
 
     async def start(self) -> None:
         """Begins to accept."""
@@ -90,7 +99,7 @@ class Listener:
 class _Connection(web.RequestHandler):
     """One connection, counted against the limits of the whole mesh."""
 
-    __slots__ = ("_admitted", "_host", "_limits", "_wire")
+    __slots__ = ("_admitted", "_limits", "_wire", "host")
 
     def __init__(
         self, server: web.Server, loop: asyncio.AbstractEventLoop, limits: ConnectionLimits, wire: Wire
@@ -98,22 +107,27 @@ class _Connection(web.RequestHandler):
         super().__init__(server, loop=loop, **HANDLER_OPTIONS)
         self._limits = limits
         self._wire = wire
-        self._host = ""
+        self.host = ""
         self._admitted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Lets the connection in, or cuts it: there is no request yet that could be answered."""
         peer = transport.get_extra_info("peername")
-        self._host = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.host = str(peer[0]) if isinstance(peer, tuple) else ""
         super().connection_made(transport)
         self._wire.connections += 1
         self._wire.open += 1
-        if self._limits.admit(self._host) is None:
+        if self._limits.admit(self.host) is None:
             self._admitted = True
             return
         self._wire.turned_away += 1
         # uvloop's transports are no instances of asyncio's classes.
         cast(asyncio.Transport, transport).abort()
+
+    def cut(self) -> None:
+        """Ends it, whatever is under way."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def handle_error(
         self,
@@ -126,7 +140,7 @@ class _Connection(web.RequestHandler):
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         self._wire.errors += 1
-        logger.info("malformed request", extra={"peer": self._host, "kind": type(exc).__name__})
+        logger.info("malformed request", extra={"peer": self.host, "kind": type(exc).__name__})
         long = isinstance(exc, LineTooLong)
         detail = "the address or a header is longer than 8,190 bytes" if long else "this is not HTTP as it is defined"
         response = respond_with(Problem("about:blank", HTTPStatus(status).phrase, status, detail))
@@ -138,5 +152,5 @@ class _Connection(web.RequestHandler):
         self._wire.open -= 1
         if self._admitted:
             self._admitted = False
-            self._limits.leave(self._host)
+            self._limits.leave(self.host)
         super().connection_lost(exc)

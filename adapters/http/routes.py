@@ -7,7 +7,19 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from dragoman.adapters.http import admin, admin_kept, agents, calls, channels, groups, health, mailboxes, rooms, streams
+from dragoman.adapters.http import (
+    admin,
+    admin_bans,
+    admin_kept,
+    agents,
+    calls,
+    channels,
+    groups,
+    health,
+    mailboxes,
+    rooms,
+    streams,
+)
 from dragoman.adapters.http.definitions import JSON, Definition, Exchange, Reply, add
 from dragoman.adapters.http.openapi import describe
 from dragoman.adapters.http.surface import Surface
@@ -30,6 +42,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     *groups.DEFINITIONS,
     *admin.DEFINITIONS,
     *admin_kept.DEFINITIONS,
+    *admin_bans.DEFINITIONS,
     *health.DEFINITIONS,
     Definition(
         "GET",

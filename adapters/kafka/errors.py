@@ -10,6 +10,7 @@ from dragoman.routing.refusals import Reason, Refusal
 CODES: Final[dict[Reason, ErrorCode]] = {
     Reason.NOT_AUTHENTICATED: ErrorCode.SASL_AUTHENTICATION_FAILED,
     Reason.NOT_AUTHORIZED: ErrorCode.TOPIC_AUTHORIZATION_FAILED,
+    Reason.BANNED: ErrorCode.SASL_AUTHENTICATION_FAILED,
     Reason.NAME_INVALID: ErrorCode.INVALID_TOPIC_EXCEPTION,
     Reason.FILTER_INVALID: ErrorCode.INVALID_TOPIC_EXCEPTION,
     Reason.NAME_NOT_EXPRESSIBLE: ErrorCode.INVALID_TOPIC_EXCEPTION,

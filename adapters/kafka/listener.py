@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from dragoman.adapters.kafka.session import KafkaSession
 from dragoman.adapters.serving.sockets import is_loopback
+from dragoman.broker.bans import Ban, covers
 
 if TYPE_CHECKING:
     import socket
@@ -319,6 +320,13 @@ class Listener:
         self._tls = tls
         self._servers: list[asyncio.Server] = []
         self._empty = asyncio.Event()
+        realm.broker.bans.follow(self._turn_out)
+
+    def _turn_out(self, ban: Ban) -> None:
+        """Ends the connections from an address that has just been banned."""
+        for connection in list(self.connections):
+            if connection.session is not None and covers(ban, connection.session.host):
+                connection.session.close(ban.refusal())
 
     async def start(self) -> None:
         """Begins to accept."""

@@ -82,7 +82,8 @@ def _known(session: MqttSession, packet: Connect, outcome: Principal | Refusal) 
         return
     session.principal = outcome
     client_id = packet.client_id or f"auto-{uuid.uuid4().hex}"
-    refusal = _enter(session, packet, client_id)
+    # Before anything else is done for it: a banned client takes nobody over.
+    refusal = session.realm.broker.bans.client(client_id) or _enter(session, packet, client_id)
     if refusal is not None:
         reject(session, mapping.code_for(codes.CONNACK, refusal.reason), refusal.detail)
 
@@ -232,7 +233,6 @@ def leave(session: MqttSession, *, clean: bool, resumed: bool = False) -> None:
     realm.broker.detach(session)
     session.subscriptions.clear()
     session.owe_nothing()
-    realm.gaps.pop(standing.client_id, None)
     realm.standings.leave(standing)
     realm.broker.directory.depart(session, clean=clean, keeps=keeps)
     realm.standings.wills.parted(standing.key, standing.expiry_s, clean=clean, resumed=resumed)

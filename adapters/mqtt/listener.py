@@ -10,6 +10,7 @@ from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.session import MqttSession
 from dragoman.adapters.mqtt.vigil import Vigil
 from dragoman.adapters.serving.sockets import is_loopback
+from dragoman.broker.bans import Ban, covers
 
 if TYPE_CHECKING:
     import socket
@@ -36,7 +37,6 @@ class Connection(asyncio.BufferedProtocol):
     """One socket. Reads into a buffer that all connections of the listener share: it is emptied at once."""
 
     __slots__ = (
-        "_address",
         "_closing",
         "_flushing",
         "_held",
@@ -44,13 +44,14 @@ class Connection(asyncio.BufferedProtocol):
         "_listener",
         "_transport",
         "_vigil",
+        "address",
         "session",
     )
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._transport: asyncio.Transport | None = None
-        self._address = ""
+        self.address = ""
         self._closing = False
         self._flushing = False
         self._held = False
@@ -64,9 +65,9 @@ class Connection(asyncio.BufferedProtocol):
         """A peer has connected: taken in if the limits allow."""
         self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else ""
+        self.address = str(peer[0]) if peer else ""
         listener = self._listener
-        if listener.limits.admit(self._address) is not None:
+        if listener.limits.admit(self.address) is not None:
             listener.realm.counters.turned_away += 1
             self._transport.abort()
             self._transport = None
@@ -76,7 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         realm.counters.connections += 1
         realm.counters.open += 1
         self.session = MqttSession(
-            realm, self, peer=f"{peer[0]}:{peer[1]}" if peer else "", loopback=is_loopback(self._address)
+            realm, self, peer=f"{peer[0]}:{peer[1]}" if peer else "", loopback=is_loopback(self.address)
         )
         listener.connections[self] = None
         deadline_ms = int(listener.limits.settings.connect_deadline_s * 1000)
@@ -129,7 +130,7 @@ class Connection(asyncio.BufferedProtocol):
         del listener.connections[self]
         if not listener.connections:
             listener.emptied()
-        listener.limits.leave(self._address)
+        listener.limits.leave(self.address)
         listener.realm.counters.open -= 1
         self._transport = None
         listener.realm.core.tick()
@@ -220,6 +221,13 @@ class Listener:
         self._tls = tls
         self._servers: list[asyncio.Server] = []
         self._empty = asyncio.Event()
+        realm.broker.bans.follow(self._turn_out)
+
+    def _turn_out(self, ban: Ban) -> None:
+        """Ends the connections from an address that has just been banned."""
+        for connection in list(self.connections):
+            if connection.session is not None and covers(ban, connection.address):
+                connection.session.close(ban.refusal())
 
     async def start(self) -> None:
         """Begins to accept."""

@@ -33,6 +33,7 @@ TEXT_BYTES_MAX: Final = 0xFFFF
 CODES: Final[dict[Reason, Code]] = {
     Reason.NOT_AUTHENTICATED: Code.BAD_USER_NAME_OR_PASSWORD,
     Reason.NOT_AUTHORIZED: Code.NOT_AUTHORIZED,
+    Reason.BANNED: Code.BANNED,
     Reason.NAME_INVALID: Code.TOPIC_NAME_INVALID,
     Reason.FILTER_INVALID: Code.TOPIC_FILTER_INVALID,
     Reason.NAME_NOT_EXPRESSIBLE: Code.TOPIC_NAME_INVALID,
@@ -74,6 +75,8 @@ _NEAREST: Final[dict[Code, Code]] = {
     Code.SERVER_BUSY: Code.QUOTA_EXCEEDED,
     Code.SERVER_SHUTTING_DOWN: Code.SERVER_UNAVAILABLE,
     Code.BAD_USER_NAME_OR_PASSWORD: Code.NOT_AUTHORIZED,
+    # 0x8A is a word of CONNACK alone: whoever is in already is told 0x98.
+    Code.BANNED: Code.ADMINISTRATIVE_ACTION,
 }
 
 

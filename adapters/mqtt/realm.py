@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mqtt.standing import Standings
+from dragoman.broker.bans import CLIENT, Ban
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.session import MqttSession
@@ -29,9 +30,14 @@ class Realm:
         self.authenticator = authenticator
         self.settings = settings
         self.standings = Standings(broker, settings, authenticator.named)
-        broker.kept_sessions["mqtt"] = self.standings.listed
-        #: messages lost to each connected client that fell behind: the slow-subscriber list
-        self.gaps: dict[str, int] = {}
+        broker.kept_sessions["mqtt"] = self.standings
+        broker.bans.follow(self._turn_out)
+
+    def _turn_out(self, ban: Ban) -> None:
+        """Ends the connection of a client id that has just been banned, also where its agent is its user's name."""
+        standing = self.standings.by_client.get(ban.who) if ban.kind == CLIENT else None
+        if standing is not None and standing.connection is not None:
+            standing.connection.close(ban.refusal())
 
     def say(self, event: str, detail: str, session: MqttSession) -> None:
         """One line for the operator about a connection; text from peers only in the fields."""

@@ -410,8 +410,7 @@ class MqttSession:
             self.wire.wake()
 
     def lost(self, feed: Feed, count: int) -> None:
-        """A gap. MQTT has no word for it: it is counted (broker) and listed with the connection."""
-        self.realm.gaps[self.standing.client_id] = self.realm.gaps.get(self.standing.client_id, 0) + count
+        """A gap. MQTT has no word for it: the broker counts it and lists it with the slow readers."""
 
     # -- sending and ending --------------------------------------------------------------------------
 

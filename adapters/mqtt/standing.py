@@ -248,12 +248,21 @@ class Standings:
                 "mqtt",
                 standing.principal,
                 standing.agent,
-                standing.connection is not None,
+                standing.connection,
                 tuple(standing.filters),
                 expires_ms,
                 len(standing.flights),
                 backlog is not None and backlog.behind,
             )
+
+    def forget(self, id_: str) -> bool:
+        """Ends a kept session by the administration's will; its client, if it is connected, must have been told."""
+        standing = self.by_client.get(id_)
+        if standing is None or not standing.kept:
+            return False
+        assert standing.connection is None, "the session of a connection that goes on"
+        self.end(standing)
+        return True
 
     @property
     def full(self) -> bool:

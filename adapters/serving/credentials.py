@@ -21,6 +21,7 @@ from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.adapters.serving.settings import LoginSettings, UserSettings
+    from dragoman.broker.bans import Bans
     from dragoman.broker.metrics import Metrics
 
 Outcome: TypeAlias = Principal | Refusal
@@ -153,8 +154,10 @@ class _User(NamedTuple):
 class Authenticator:
     """Checks credentials for every listener of a mesh. Everything but the hashing happens on the loop's thread."""
 
-    def __init__(self, settings: LoginSettings, loop: Loop, metrics: Metrics) -> None:
+    def __init__(self, settings: LoginSettings, loop: Loop, metrics: Metrics, bans: Bans | None = None) -> None:
+        """``bans``: the mesh's; None = nobody is banned."""
         self._loop = loop
+        self._bans = bans
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(settings.hash_threads, thread_name_prefix="dragoman-login")
         self._secret = secrets.token_bytes(32)
@@ -282,6 +285,8 @@ class Authenticator:
             self._tell(outcome, then)
 
     def _tell(self, outcome: Outcome, then: Then) -> None:
+        if self._bans is not None and isinstance(outcome, Principal):
+            outcome = self._bans.principal(outcome.name) or outcome
         if isinstance(outcome, Refusal):
             self._metrics.logins_failed += 1
         else:

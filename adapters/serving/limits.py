@@ -9,6 +9,7 @@ from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.adapters.serving.settings import LimitSettings
+    from dragoman.broker.bans import Bans
 
 RETRY_MS = 5_000
 
@@ -17,14 +18,18 @@ RETRY_MS = 5_000
 class ConnectionLimits:
     """Counts the connections of all listeners of a mesh. Every ``admit`` that let in is followed by one ``leave``."""
 
-    def __init__(self, settings: LimitSettings) -> None:
+    def __init__(self, settings: LimitSettings, bans: Bans | None = None) -> None:
+        """``bans``: the mesh's; None = nobody is banned."""
         self.settings = settings
+        self._bans = bans
         self.open = 0
         # Only blocks that have a connection now, so connections_max bounds it.
         self._by_block: dict[str, int] = {}
 
     def admit(self, host: str) -> Refusal | None:
         """Counts a connection from ``host`` in, or says why not. "" is a peer without an address (a Unix socket)."""
+        if self._bans is not None and (banned := self._bans.address(host)) is not None:
+            return banned
         if self.open >= self.settings.connections_max:
             return Refusal(Reason.QUOTA_EXCEEDED, f"there are {self.open} connections already", RETRY_MS)
         block = _block(host)

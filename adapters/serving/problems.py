@@ -19,6 +19,7 @@ PROBLEM_TYPE: Final = "application/problem+json"
 STATUS: Final[dict[Reason, int]] = {
     Reason.NOT_AUTHENTICATED: 401,
     Reason.NOT_AUTHORIZED: 403,
+    Reason.BANNED: 403,
     Reason.NAME_INVALID: 400,
     Reason.FILTER_INVALID: 400,
     Reason.NAME_NOT_EXPRESSIBLE: 400,

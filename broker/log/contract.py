@@ -54,6 +54,7 @@ class Table(IntEnum):
     TASKS = 17
     LINKS = 18
     WILLS = 19
+    BANS = 20
 
 
 ReadDone = Callable[[Sequence[Entry], int], None]
