@@ -7,7 +7,7 @@ behind, it scans the log from its place. So an absent reader costs a row and its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.log.contract import Position, Table
@@ -17,6 +17,7 @@ from dragoman.routing.names import is_exact, matches
 if TYPE_CHECKING:
     from dragoman.broker.channels import Channels
     from dragoman.broker.core import Core, TimerHandle
+    from dragoman.broker.session import Session
     from dragoman.routing.message import Entry, Message
 
 SCAN_BYTES: Final = 256 * 1024
@@ -39,11 +40,15 @@ class Backlog:
     message is open until ``finish`` is called with its position. ``credit`` of the reader is its own
     business; what is open is bounded by ``broker.cursor_done_max``. ``saved`` is called when the
     reader's place has been put into the open commit, ``skipped`` with each message that had expired
-    before it could be offered.
+    before it could be offered. ``reader``: the session that is attached for it, if one is.
+
+    ``waiting`` messages and bytes have come since it fell behind or the mesh started, and were not offered yet;
+    ``lost``: taken away by a limit since the mesh started.
     """
 
     __slots__ = (
         "_backlogs",
+        "_counted",
         "_done",
         "_epoch",
         "_exact",
@@ -54,10 +59,14 @@ class Backlog:
         "_wanted",
         "behind",
         "key",
+        "lost",
         "next",
         "offer",
+        "reader",
         "saved",
         "skipped",
+        "waiting",
+        "waiting_bytes",
     )
 
     def __init__(self, backlogs: Backlogs, key: bytes, offer: Callable[[Message], bool], row: CursorRow) -> None:
@@ -76,6 +85,12 @@ class Backlog:
         self.saved: Callable[[], object] | None = None
         self._wanted: dict[int, bool] = {}
         self._exact = False
+        self.reader: Session | None = None
+        self.lost = 0
+        self.waiting = 0
+        self.waiting_bytes = 0
+        #: what waits is counted from this position on
+        self._counted = int(backlogs.core.log.end())
 
     # -- what it reads -------------------------------------------------------------------------------
 
@@ -157,10 +172,15 @@ class Backlog:
 
         Not by live feeds: one that lags in another channel would make the reader pass over what it has not seen.
         """
-        if message.position < self.next or self.behind:
+        if message.position < self.next:
             return
-        if not self._take(message):
+        if not self.behind:
+            if self._take(message):
+                return
             self.behind = True
+            self._counted = message.position
+        self.waiting += 1
+        self.waiting_bytes += len(message.payload or b"")
 
     def missed(self, messages: Sequence[Message]) -> None:
         """Counts what a limit has taken away before it was offered."""
@@ -171,9 +191,13 @@ class Backlog:
             for m in messages
         )
         if count:
-            metrics = self._backlogs.core.metrics
-            metrics.gaps += 1
-            metrics.lost += count
+            self._gap(count)
+
+    def _gap(self, count: int) -> None:
+        metrics = self._backlogs.core.metrics
+        metrics.gaps += 1
+        metrics.lost += count
+        self.lost += count
 
     def finish(self, position: int) -> None:
         """The message at this position is done with: acknowledged, given up or expired."""
@@ -192,7 +216,7 @@ class Backlog:
     def pause(self) -> None:
         """The reader is gone for now. What is open stays open: it is the reader's to go on with when it comes back."""
         if not self.behind:
-            self.next = max(self.next, self._backlogs.core.log.end())
+            self._counted = self.next = max(self.next, self._backlogs.core.log.end())
         self.behind = True
         self._reading = False
         self._epoch += 1
@@ -227,6 +251,7 @@ class Backlog:
         if not entries and self.next >= self._backlogs.core.log.end():
             self._reading = False
             self.behind = False
+            self.waiting = self.waiting_bytes = 0
             self._backlogs.dirty(self)
             return
         self._backlogs.core.loop.call_soon(self._go_on, epoch)
@@ -246,8 +271,14 @@ class Backlog:
             if not self.offer(message):
                 del self._open[position]
                 return False
-        self.next = position + 1
+        self._passed(message)
         return True
+
+    def _passed(self, message: Message) -> None:
+        self.next = message.position + 1
+        if self.waiting and message.position >= self._counted:
+            self.waiting -= 1
+            self.waiting_bytes -= len(message.payload or b"")
 
     def _skips(self, message: Message) -> bool:
         if message.expired(self._backlogs.core.now_ms):
@@ -291,6 +322,12 @@ class Backlogs:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def behind(self) -> Iterator[tuple[Session, Backlog]]:
+        """The attached sessions that have not taken all there is for them."""
+        for backlog in self._all.values():
+            if backlog.behind and backlog.reader is not None:
+                yield backlog.reader, backlog
 
     def open(self, key: bytes, offer: Callable[[Message], bool]) -> Backlog:
         """The reader of this key, as the log remembers it or new. Its filters keep messages from now on."""

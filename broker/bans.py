@@ -113,7 +113,7 @@ class Bans:
         if address is None:
             return None
         number = int(address)
-        for (version, prefix), blocks in self._blocks.items():
+        for (version, prefix), blocks in list(self._blocks.items()):
             if version == address.version:
                 shift = address.max_prefixlen - prefix
                 ban = blocks.get(number >> shift << shift)

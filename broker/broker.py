@@ -30,6 +30,7 @@ from dragoman.broker.retention import Limits
 from dragoman.broker.rooms import Rooms
 from dragoman.broker.route import Route
 from dragoman.broker.settings_groups import GroupSettings
+from dragoman.broker.slow import SlowReaders
 from dragoman.broker.subscription import Place, Start, Subscription
 from dragoman.broker.timers import Timers
 from dragoman.broker.topics import Topics
@@ -82,6 +83,8 @@ class Broker:
         self.metrics = metrics
         self.channels = Channels(self.core)
         self.backlogs = Backlogs(self.core, self.channels)
+        self.slow = SlowReaders(self.core, self.backlogs)
+        self.core.lost = self.slow.lost
         self.dedupe = Dedupe(self.core)
         self.producers = Producers(self.core)
         self.topics = Topics(self.core, self.channels, self.declare, self._may)
@@ -114,7 +117,7 @@ class Broker:
             release=self.directory.release,
         )
         self.post = Post(self.directory, self.verbs, self.mailboxes)
-        add_probes(metrics, self.core, self.calls, self.verbs)
+        add_probes(metrics, self.core, self.calls, self.verbs, self.slow, self.bans)
         #: what each protocol keeps for absent clients; an adapter that keeps some adds itself
         self.kept_sessions: dict[str, KeptSessions] = {}
         self._sessions: dict[Session, dict[Subscription, None]] = {}
@@ -199,6 +202,7 @@ class Broker:
         self.core.tick()
         self.backlogs.advance()
         self.channels.sweep()
+        self.slow.look()
         self.dedupe.trim()
         self.producers.trim()
         self.timers.after(self.settings.sweep_ms, self._sweep)
@@ -234,6 +238,7 @@ class Broker:
             self.unsubscribe(subscription)
         del self._sessions[session]
         self.core.pump.drop(session)
+        self.slow.drop(session)
         self.core.commits.forget(session)
         self.metrics.sessions -= 1
 

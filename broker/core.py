@@ -83,6 +83,7 @@ class Core:
         "generation",
         "log",
         "loop",
+        "lost",
         "metrics",
         "monotonic_ms",
         "now_ms",
@@ -118,6 +119,8 @@ class Core:
         self.stopping = False
         #: whether rooms let (principal, agent) into a channel; what is no room lets everybody in
         self.permits: Callable[[Principal, str, str], bool] = _everybody
+        #: hears of each gap that a session is told of, and of how many messages
+        self.lost: Callable[[Session, int], None] = _unheard
         self.filters: FilterTrie[Subscription] = FilterTrie()
         self.readers: FilterTrie[Reader] = FilterTrie()
         self.bundles: Bundles = Bundles(metrics)
@@ -140,6 +143,10 @@ class Core:
         return self.permits(session.principal, session.agent, name) and not isinstance(
             self.gate.check(session.principal, Action.READ, name, session.agent), Refusal
         )
+
+
+def _unheard(session: Session, count: int) -> None:
+    pass
 
 
 def _everybody(principal: Principal, agent: str, name: str) -> bool:

@@ -6,7 +6,7 @@ the log where the ring does not reach back, and where neither does it gets a cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
@@ -88,6 +88,10 @@ class Pump:
     def waits(self, session: Session) -> bool:
         """Whether the session is owed anything."""
         return session in self._parked or session in self._replays
+
+    def parked(self) -> Mapping[Session, Mapping[Feed, None]]:
+        """Who waits for credit, and for which of its feeds."""
+        return self._parked
 
     def drop(self, session: Session) -> None:
         """The session is gone."""
@@ -209,6 +213,7 @@ class Pump:
         feed.lag = start
         self._core.metrics.gaps += 1
         self._core.metrics.lost += count
+        self._core.lost(feed.session, count)
         feed.session.lost(feed, count)
 
     def _give(self, feed: Feed, messages: Sequence[Message], *, holes_lost: bool) -> bool:

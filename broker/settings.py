@@ -92,3 +92,15 @@ class BrokerSettings:
     subscriptions_per_session_max: int = key(
         10_000, unit="subscriptions", low=1, why="of one session; a gateway may need many, a mistake would need more"
     )
+    slow_policy: str = key(
+        "keep",
+        choices=("keep", "disconnect"),
+        why="a reader that stays behind: keep = it goes on, and what it comes too late for is a counted gap",
+        peers="mosquitto drops, EMQX keeps, NATS disconnects",
+    )
+    slow_after_s: float = key(
+        60.0,
+        unit="s",
+        low=1,
+        why="behind for so long a reader is slow: counted, and disconnected if that is the policy",
+    )

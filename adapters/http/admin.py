@@ -76,6 +76,30 @@ class ConnectionsDocument(Document):
     connections: list[ConnectionDocument]
 
 
+class SlowReaderDocument(Document):
+    """A reader that is behind; ``id`` is its connection's. ``since_ms``: ms since the epoch, by the looks every 5 s.
+
+    ``messages`` are not read yet, of about so many ``bytes``; ``lost`` were gone before it could read them.
+    """
+
+    id: str
+    protocol: str
+    principal: str
+    agent: str
+    since_ms: int
+    messages: int
+    bytes: int
+    lost: int
+
+
+class SlowReadersDocument(Document):
+    """Readers that are behind, the longest first, at most ``limit`` of ``total``; ``slow`` are so for too long."""
+
+    total: int
+    slow: int
+    readers: list[SlowReaderDocument]
+
+
 class SettingDocument(Document):
     """One value in force and where it came from: a file and line, a flag, or the default."""
 
@@ -205,6 +229,25 @@ def id_of(session: Session) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+async def _slow(exchange: Exchange) -> web.StreamResponse:
+    slow = exchange.broker.slow
+    found = slow.listed()
+    shown = [
+        SlowReaderDocument(
+            id=id_of(reader.session),
+            protocol=reader.session.protocol,
+            principal=reader.session.principal.name,
+            agent=reader.session.agent,
+            since_ms=reader.since_ms,
+            messages=reader.messages,
+            bytes=reader.bytes,
+            lost=reader.lost,
+        )
+        for reader in found[: exchange.integer("limit") or LIST_MAX]
+    ]
+    return respond(SlowReadersDocument(total=len(found), slow=slow.count, readers=shown))
+
+
 async def _log(exchange: Exchange) -> web.StreamResponse:
     return respond(CountersDocument(statistics=exchange.broker.log.statistics()))
 
@@ -261,6 +304,7 @@ def _definitions() -> Iterator[Definition]:
     yield read_only(
         "connections", "connections", "Who is attached now", _connections, ConnectionsDocument, agent, behind, LIMIT
     )
+    yield read_only("slow", "slowReaders", "Readers that do not keep up", _slow, SlowReadersDocument, LIMIT)
     yield read_only("links", "links", "Connections to outside brokers, and how they stand", _links, LinksDocument)
     yield read_only("log", "logStatistics", "What the log counts", _log, CountersDocument)
     yield read_only("config", "config", "Every value in force and where it came from", _config, ConfigDocument)

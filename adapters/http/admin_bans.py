@@ -72,8 +72,7 @@ async def _bans(exchange: Exchange) -> web.StreamResponse:
 
 async def _ban(exchange: Exchange) -> web.StreamResponse:
     order = await exchange.document(BanRequest)
-    if order.kind not in KINDS:
-        raise invalid(f"kind is one of {', '.join(KINDS)}, not {shown(order.kind)}")
+    _kind(order.kind)
     if order.duration_ms is not None and not 0 < order.duration_ms <= DURATION_MS_MAX:
         raise invalid(f"duration_ms is from 1 to {DURATION_MS_MAX}; leave it out for good")
     _spare_the_asker(exchange, order)
@@ -106,13 +105,17 @@ def _spare_the_asker(exchange: Exchange, order: BanRequest) -> None:
 
 
 async def _lift(exchange: Exchange) -> web.StreamResponse:
-    kind, who = exchange.text("kind"), exchange.text("who")
-    assert kind is not None
-    assert who is not None
+    kind, who = _kind(exchange.path("kind")), exchange.path("who")
     ticket = granted(exchange.broker.bans.remove(kind, who))
     _say(exchange, "ban lifted", kind=kind, who=who)
     await exchange.broker.safe(ticket)
     return nothing()
+
+
+def _kind(text: str) -> str:
+    if text not in KINDS:
+        raise invalid(f"kind is one of {', '.join(KINDS)}, not {shown(text)}")
+    return text
 
 
 def _document(ban: Ban) -> BanDocument:
@@ -193,17 +196,17 @@ def _definitions() -> Iterator[Definition]:
         body=BanRequest,
         problems=(409, 507),
     )
-    kind = Parameter("kind", "client, principal or address", required=True, choices=KINDS)
-    who = Parameter("who", "as the list of bans names it", required=True)
+    kind = Parameter("kind", "client, principal or address", "level")
+    who = Parameter("who", "as the list of bans names it, percent-encoded", "level")
     yield Definition(
         "DELETE",
-        "/v1/admin/bans",
+        "/v1/admin/bans/{kind}/{who}",
         "liftBan",
         "admin",
         "Lift a ban",
         only_admin(_lift),
         replies=(Reply(204, "It is lifted"),),
-        query=(kind, who),
+        parameters=(kind, who),
         problems=(410, 507),
     )
     yield Definition(

@@ -133,6 +133,7 @@ def _go(session: MqttSession, present: bool) -> None:
     backlog = session.standing.backlog
     if backlog is not None:
         backlog.offer = session.offer
+        backlog.reader = session
         session.starved = True
     session.realm.core.loop.call_soon(session.go_on)
     early, session.early = session.early, []

@@ -285,6 +285,7 @@ class Standings:
             return
         assert standing.backlog is not None
         standing.backlog.offer = _absent
+        standing.backlog.reader = None
         standing.backlog.pause()
         for flight in standing.flights.values():
             flight.sent = False

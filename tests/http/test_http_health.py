@@ -176,8 +176,9 @@ def test_every_counter_is_shown_under_its_name_and_kind():
             literal = set(re.findall(r'"(dragoman_[a-z_]*[a-z])"', source))
             assert literal >= expected.keys()
             expected |= dict.fromkeys(literal - expected.keys(), "counter")
-            counters = ("calls", "calls_failed", "answers_late", "verbs_unheard", "verbs_dropped")
-            gauges = ("log_oldest_uncommitted_ms", "log_uncommitted_bytes", "log_used_bytes")
+            counters = ("calls", "calls_failed", "answers_late", "verbs_unheard", "verbs_dropped", "bans_refused")
+            counters = (*counters, "slow_readers_ended")
+            gauges = ("log_oldest_uncommitted_ms", "log_uncommitted_bytes", "log_used_bytes", "bans", "slow_readers")
             expected |= {f"dragoman_{name}": "counter" for name in counters}
             expected |= {f"dragoman_{name}": "gauge" for name in (*gauges, "ring_bytes", "retained", "calls_pending")}
             assert shown == expected
@@ -232,6 +233,8 @@ def test_administration_is_for_administrators():
                 "sessions",
                 "groups",
                 "dead-letters",
+                "slow",
+                "bans",
             )
             for path in paths:
                 assert (await mesh.ask("GET", f"/v1/admin/{path}"))[0] == 403, path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,11 +13,22 @@ from dragoman.adapters.http.definitions import Definition, Exchange, Parameter, 
 from dragoman.adapters.http.routes import DEFINITIONS
 from dragoman.adapters.links.links import Links
 from dragoman.adapters.links.settings import LinkSettings, RouteSettings
+from dragoman.broker.session import KeptSession
 from tests.http.contract import Contract
 from tests.http.http_mesh import HttpMesh, eventually, http_mesh
 
 CARD = {"card": {"name": "w", "skills": [{"name": "write"}]}, "lease_ms": 60_000}
 EVENTS = {"Accept": "text/event-stream"}
+
+
+class OneKept:
+    """A keeper of one session, for somebody who is away."""
+
+    def listed(self) -> Iterator[KeptSession]:
+        yield KeptSession("one", "toy", "ann", "one", None, (), None, 0, False)
+
+    def forget(self, id_: str) -> bool:
+        return id_ == "one"
 
 
 async def _channels(mesh: HttpMesh) -> None:
@@ -125,6 +137,8 @@ async def _rest(mesh: HttpMesh) -> None:
             "links",
             "log",
             "config",
+            "slow",
+            "bans",
         ),
     ):
         status, answer, _ = await mesh.ask("GET", f"/v1/admin/{path}", token="root")
@@ -134,6 +148,11 @@ async def _rest(mesh: HttpMesh) -> None:
         _, answer, _ = await mesh.ask("GET", "/v1/admin/connections", token="root")
         one = answer["connections"][0]["id"]
         await mesh.ask("POST", f"/v1/admin/connections/{one}/disconnect", token="root")
+    ban = {"kind": "client", "who": "noisy"}
+    await mesh.ask("POST", "/v1/admin/bans", token="root", json=ban)
+    await mesh.ask("DELETE", "/v1/admin/bans/client/noisy", token="root")
+    mesh.broker.kept_sessions["toy"] = OneKept()
+    await mesh.ask("DELETE", "/v1/admin/sessions/one", token="root")
     for path in ("/healthz", "/readyz", "/metrics"):
         await mesh.ask("GET", path)
 

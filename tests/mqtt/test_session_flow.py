@@ -300,7 +300,7 @@ def test_beyond_the_ring_a_slow_reader_has_a_counted_gap_and_the_newest():
     assert got[-1] == 199
     assert len(got) < 200
     assert world.metrics.lost == 200 - len(got)
-    assert world.realm.gaps["slow"] == 200 - len(got)
+    assert world.broker.slow._lost == {slow.connection.session: 200 - len(got)}
 
 
 def test_answers_to_a_peer_that_never_reads_are_bounded():

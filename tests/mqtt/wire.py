@@ -244,6 +244,7 @@ class World:
         gate: GateSettings | None = None,
         login: LoginSettings | None = None,
         *,
+        limits: LimitSettings | None = None,
         log: MemoryLog | None = None,
         clock: ManualClock | None = None,
         durable: bool = False,
@@ -265,10 +266,11 @@ class World:
             metrics=self.metrics,
         )
         self.finish(self.broker.start())
-        self.authenticator = Authenticator(login or LoginSettings(), self.loop, self.metrics)
+        self.authenticator = Authenticator(login or LoginSettings(), self.loop, self.metrics, self.broker.bans)
         self.realm = Realm(self.broker, self.authenticator, mqtt or MqttSettings())
         self.realm.standings.load()
-        self.listener = Listener(self.realm, ConnectionLimits(LimitSettings()), [])
+        self.limits = ConnectionLimits(limits or LimitSettings(), self.broker.bans)
+        self.listener = Listener(self.realm, self.limits, [])
         self.clients: list[Client] = []
         self._kept: dict[str, Any] = {}
         if durable:

@@ -1,0 +1,130 @@
+"""The list of slow readers: who is behind, since when, by how much; and what the policy does to them."""
+
+from __future__ import annotations
+
+import pytest
+
+from dragoman.adapters.mqtt.packets import Disconnect, Puback, Publish
+from dragoman.adapters.mqtt.settings import MqttSettings
+from dragoman.broker.settings import BrokerSettings
+from tests.mqtt.wire import Client, World, pub
+
+LOOK_MS = 5_000
+SMALL = MqttSettings(out_bytes_max=1 << 14)
+
+
+def behind(world: World) -> list[tuple[str, int, int, int]]:
+    """(agent, seconds behind, messages, lost) of each slow reader."""
+    now_ms = world.clock.now_ms()
+    return [
+        (reader.session.agent, round((now_ms - reader.since_ms) / 1000), reader.messages, reader.lost)
+        for reader in world.broker.slow.listed()
+    ]
+
+
+def flood(publisher: Client, count: int, size: int = 20_000, qos: int = 0) -> None:
+    for n in range(count):
+        publisher.publish("a", b"%03d" % n + b"x" * size, qos, packet_id=n + 1 if qos else 0)
+    publisher.packets()
+
+
+def test_a_reader_that_stalls_is_listed_with_what_it_has_not_read_and_leaves_the_list_when_it_has():
+    world = World(SMALL)
+    publisher, slow, quick = world.connected("p"), world.connected("slow"), world.connected("quick")
+    slow.subscribe("a")
+    quick.subscribe("a")
+    slow.transport.stuck = True
+    flood(publisher, 40)
+    ((agent, seconds, messages, lost),) = behind(world)
+    assert (agent, seconds, lost) == ("slow", 0, 0)
+    assert 20 < messages < 40
+    (reader,) = world.broker.slow.listed()
+    assert reader.bytes == messages * 20_003
+    world.advance(60_000 + 2 * LOOK_MS)
+    ((agent, seconds, messages, _),) = behind(world)
+    assert seconds >= 60
+    assert world.broker.slow.count == 1
+    assert len([p for p in quick.packets() if isinstance(p, Publish)]) == 40
+    slow.transport.unstick()
+    world.turn()
+    assert behind(world) == []
+    assert len([p for p in slow.packets() if isinstance(p, Publish)]) == 40
+    world.advance(LOOK_MS)
+    assert world.broker.slow.count == 0
+
+
+def test_who_never_acknowledges_is_slow_too_with_and_without_a_session():
+    world = World(MqttSettings(inflight_max=2))
+    publisher = world.connected("p")
+    kept = world.connected("kept", session_expiry_interval=1_000)
+    fleeting = world.connected("fleeting")
+    for client in (kept, fleeting):
+        client.subscribe("a", qos=1)
+    flood(publisher, 5, 10, qos=1)
+    world.advance(2 * LOOK_MS)
+    assert sorted(behind(world)) == [("fleeting", 5, 3, 0), ("kept", 5, 3, 0)]
+    kept.packets()
+    kept.say(Puback(1, 0), Puback(2, 0))
+    kept.say(Puback(3, 0), Puback(4, 0))
+    assert [row[0] for row in behind(world)] == ["fleeting"]
+    fleeting.vanish()
+    assert behind(world) == []
+
+
+def test_a_reader_that_is_always_a_little_behind_but_reads_on_is_not_slow():
+    world = World(SMALL, BrokerSettings(slow_policy="disconnect", slow_after_s=10.0))
+    publisher, busy = world.connected("p"), world.connected("busy")
+    busy.subscribe("a")
+    for _ in range(10):
+        busy.transport.stuck = True
+        flood(publisher, 40)
+        assert [row[0] for row in behind(world)] == ["busy"]
+        world.advance(LOOK_MS)
+        busy.transport.unstick()
+        world.turn()
+    assert not busy.closed
+
+
+@pytest.mark.parametrize("policy", ["keep", "disconnect"])
+def test_what_becomes_of_it_is_the_policy_s(policy: str):
+    world = World(SMALL, BrokerSettings(slow_policy=policy, slow_after_s=30.0))
+    publisher, slow, quick = world.connected("p"), world.connected("slow"), world.connected("quick")
+    slow.subscribe("a")
+    quick.subscribe("a")
+    quick.packets()
+    slow.transport.stuck = True
+    flood(publisher, 40)
+    quick.packets()
+    world.advance(25_000)
+    assert not slow.transport.closing
+    world.advance(15_000)
+    assert slow.closed is (policy == "disconnect")
+    assert world.broker.slow.ended_total == (policy == "disconnect")
+    publisher.publish("a", b"on", 0)
+    quick.expect(pub("a", b"on"))
+
+
+def test_a_slow_reader_without_a_full_socket_is_told_0x97():
+    world = World(MqttSettings(inflight_max=1), BrokerSettings(slow_policy="disconnect", slow_after_s=10.0))
+    publisher, slow = world.connected("p"), world.connected("slow")
+    slow.subscribe("a", qos=1)
+    flood(publisher, 2, 0, qos=1)
+    world.advance(30_000)
+    slow.expect(pub("a", b"000", 1, 1), Disconnect(0x97), closed=True)
+
+
+def test_what_was_lost_to_it_is_counted_by_reader():
+    world = World(SMALL, BrokerSettings(ring_bytes_max=1 << 17))
+    publisher, slow = world.connected("p"), world.connected("slow")
+    slow.subscribe("a")
+    slow.packets()
+    slow.transport.stuck = True
+    flood(publisher, 60)
+    slow.transport.unstick()
+    world.turn()
+    got = len([p for p in slow.packets() if isinstance(p, Publish)])
+    assert got < 60
+    slow.transport.stuck = True
+    flood(publisher, 40)
+    ((_, _, _, lost),) = behind(world)
+    assert lost == 60 - got == world.metrics.lost
