@@ -89,7 +89,6 @@ class Broker:
         self.producers = Producers(self.core)
         self.topics = Topics(self.core, self.channels, self.declare, self._may)
         self.bans = Bans(clock, log, settings.bans_max)
-        self.bans.follow(self._turn_out)
         self.timers = Timers(clock, loop.call_later, log, agents.timers_durable_max)
         self.directory = Directory(clock, self.timers, gate, log, self.tell, self.later, agents, declared)
         self.rooms = Rooms(
@@ -134,6 +133,7 @@ class Broker:
         self.producers.load()
         self.topics.load()
         self.bans.start()
+        self.bans.follow(self._turn_out)
         self.timers.start()
         self.directory.start()
         self.rooms.start()
