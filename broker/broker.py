@@ -29,6 +29,7 @@ from dragoman.broker.pump import Page
 from dragoman.broker.retention import Limits
 from dragoman.broker.rooms import Rooms
 from dragoman.broker.route import Route
+from dragoman.broker.scheme import Schemes
 from dragoman.broker.settings_groups import GroupSettings
 from dragoman.broker.slow import SlowReaders
 from dragoman.broker.subscription import Place, Start, Subscription
@@ -103,7 +104,8 @@ class Broker:
             self.core.changed,
             agents,
         )
-        self.core.permits = self.rooms.permits
+        self.schemes = Schemes(self.rooms.permits)
+        self.core.permits = self.schemes.permits
         self.directory.describe_channels(self.rooms.about)
         self.calls = Calls(clock, self.timers, self.directory, gate, log, self.tell, self.later, self.when_safe, agents)
         self.groups = WorkGroups(self.core, self.backlogs, self.channels, self.timers, groups)
@@ -279,6 +281,14 @@ class Broker:
         self.core.tick()
         if self.verbs.owns(message.name):
             return self._said(session, message, self.verbs.publish(session, message))
+        scheme = self.schemes.taking(message.name)
+        if scheme is not None:
+            message.sender = session.agent
+            return scheme.publish(session, message)
+        return self.say(session, message, dedupe)
+
+    def say(self, session: Session, message: Message, dedupe: tuple[str, str] | None = None) -> Ticket | Refusal:
+        """The same in the channel of that name, whatever publishing there means."""
         if len(message.payload or b"") > self.settings.message_bytes_max:
             return self._no(
                 Refusal(
@@ -308,6 +318,10 @@ class Broker:
         if dedupe is not None:
             self.dedupe.remember(*dedupe, message, answer)
         return answer
+
+    def acts(self, name: str) -> bool:
+        """Whether publishing to this name asks the mesh for something, so that it is no message in a channel."""
+        return self.verbs.owns(name) or self.schemes.taking(name) is not None
 
     def _said(self, session: Session, message: Message, answer: Ticket | Refusal) -> Ticket | Refusal:
         """Counts what a verb did, and sees to it that its session hears of the ticket."""
@@ -390,15 +404,8 @@ class Broker:
             return heard
         self.core.tick()
         exact = is_exact(filter_)
-        subscription = Subscription(
-            session,
-            filter_,
-            wish=wish,
-            no_local=no_local,
-            keep_retain=keep_retain,
-            identifier=identifier,
-            exact=exact,
-        )
+        options = {"no_local": no_local, "keep_retain": keep_retain, "exact": exact}
+        subscription = Subscription(session, filter_, wish=wish, identifier=identifier, **options)
         if exact:
             channel = self._open(session, filter_)
             if isinstance(channel, Refusal):
@@ -413,6 +420,7 @@ class Broker:
             self.core.changed()
         mine[subscription] = None
         self.metrics.subscriptions += 1
+        self.schemes.subscribed(subscription)
         if retained:
             self.replay(subscription)
         return subscription
@@ -448,6 +456,7 @@ class Broker:
         self.metrics.subscriptions -= 1
         if self.verbs.unsubscribe(subscription):
             return
+        self.schemes.unsubscribed(subscription)
         self.core.pump.end_replay(subscription)
         if subscription.exact:
             channel = self.channels.by_name[subscription.filter]
@@ -511,8 +520,11 @@ class Broker:
                 if self.core.may_read(session, name):
                     yield self._projected(name, payload)
             return
+        for worked_out in self.schemes.retained(filter_):
+            if self.core.may_read(session, worked_out.name):
+                yield worked_out
         for name in self.core.commits.names.find(filter_):
-            message = self.retained_of(name)
+            message = None if self.schemes.taking(name) is not None else self.retained_of(name)
             if message is not None and self.core.may_read(session, name):
                 yield message
 

@@ -280,6 +280,10 @@ class Directory:
         """The agent, if it is here. Who may see it is the caller's business (``sees``)."""
         return self._agents.get(agent)
 
+    def all(self) -> list[Agent]:
+        """Every agent, in no order that means anything. Who may see each is the caller's business (``sees``)."""
+        return list(self._agents.values())
+
     def sees(self, principal: Principal, agent: str) -> bool:
         """Whether the principal may know of the agent: whether it may read ``$mesh/v1/agents/{agent}``."""
         return self._refused(principal, Action.READ, CARDS + to_level(agent), "") is None

@@ -333,6 +333,12 @@ class Mesh:
         assert self._authenticator is not None
         self._mqtt_realm = realm = Realm(self.broker, self._authenticator, self.config.mqtt)
         realm.standings.load()
+        if self.config.a2a.mqtt:
+            from dragoman.adapters.a2a.over_mqtt import OverMqtt
+
+            scheme = "mqtt" if "mqtt" in bound else "mqtts"
+            url = f"{scheme}://{self.addresses[scheme]}"
+            OverMqtt(self.broker, self.config.a2a, version=__version__, url=url).start()
         return [
             MqttListener(realm, limits, bound[name], self._tls() if name == "mqtts" else None)
             for name in ("mqtt", "mqtts")

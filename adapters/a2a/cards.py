@@ -16,6 +16,10 @@ from dragoman.routing.cards import Card, Skill
 SCHEMAS: Final = "urn:dragoman:a2a:skill-schemas:1"
 """The extension under which a card tells the JSON schemas of its skills; A2A itself has no place for them."""
 
+WEB: Final = ("JSONRPC", "HTTP+JSON")
+MQTT: Final = "MQTTv5+JSONRPCv2"
+"""What A2A over MQTT calls itself in a card."""
+
 INPUT_MODES: Final = ("application/json", "text/plain", "application/octet-stream")
 OUTPUT_MODES: Final = INPUT_MODES
 
@@ -30,15 +34,13 @@ class Shown(NamedTuple):
     etag: str
 
 
-def show(agent: str, card: Card | None, url: str, *, anonymous: bool) -> Shown:
-    """The card of an agent that is reached at ``url``. ``anonymous``: who reads it came in without credentials."""
+def show(agent: str, card: Card | None, interfaces: list[JsonObject], *, anonymous: bool) -> Shown:
+    """The card of an agent that is reached by ``interfaces``. ``anonymous``: its reader gave no credentials."""
     skills = card.skills if card is not None else ()
     shown: JsonObject = {
         "name": card.name if card is not None else agent,
         "description": (card.description if card is not None else "") or f"The agent {agent} of this mesh.",
-        "supportedInterfaces": [
-            {"url": url, "protocolBinding": binding, "protocolVersion": VERSION} for binding in ("JSONRPC", "HTTP+JSON")
-        ],
+        "supportedInterfaces": interfaces,
         "capabilities": {
             "streaming": True,
             "pushNotifications": False,
@@ -63,6 +65,11 @@ def show(agent: str, card: Card | None, url: str, *, anonymous: bool) -> Shown:
     shown["version"] = (card.version if card is not None else "") or digest[:12]
     body = msgspec.json.encode(shown)
     return Shown(body, f'"{sha256(body).hexdigest()[:32]}"')
+
+
+def interfaces(url: str, *bindings: str) -> list[JsonObject]:
+    """What a card says of where an agent is reached, by each of these bindings."""
+    return [{"url": url, "protocolBinding": binding, "protocolVersion": VERSION} for binding in bindings]
 
 
 @final

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Final, NamedTuple, final
 
-from dragoman.adapters.serving.problems import STATUS
+from dragoman.adapters.serving.statuses import STATUS
 from dragoman.routing.refusals import Reason, Refusal
 
 A2A_DOMAIN: Final = "a2a-protocol.org"

@@ -8,6 +8,9 @@ import msgspec
 
 from dragoman.routing.cards import Card, Skill
 
+OWN: Final = "mesh"
+"""The mesh's own agent; one of that id in the directory is not reached by A2A."""
+
 PUBLISH: Final = "publish"
 
 Name = Annotated[str, msgspec.Meta(min_length=1, description="A channel: levels separated by slashes.")]
@@ -99,4 +102,4 @@ SKILLS: Final = tuple([Skill(name, text, _schema(kind), tags=("mesh",)) for name
 def card_of(version: str) -> Card:
     """The card of the mesh's own agent."""
     said = "The mesh itself: its channels, where agents, tools and devices of any protocol meet, and its directory."
-    return Card(agent="mesh", name="mesh", description=said, version=version, skills=SKILLS, tags=("mesh",))
+    return Card(agent=OWN, name=OWN, description=said, version=version, skills=SKILLS, tags=("mesh",))

@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from dragoman.adapters.a2a import cards
 from dragoman.adapters.a2a.errors import A2aError, Fault, invalid, refused
 from dragoman.adapters.a2a.mesh_agent import MeshAgent
-from dragoman.adapters.a2a.mesh_skills import card_of
+from dragoman.adapters.a2a.mesh_skills import OWN, card_of
 from dragoman.adapters.a2a.methods import Ask, Methods
 from dragoman.adapters.a2a.notes import Notes
 from dragoman.adapters.a2a.rpc import check_media_type, serve_rpc
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from dragoman.broker.broker import Broker
     from dragoman.broker.principal import Principal
     from dragoman.routing.cards import Card
-
-OWN: Final = "mesh"
-"""The mesh's own agent; one of that id in the directory is not reached by A2A."""
 
 VERSION_FIELD: Final = "A2A-Version"
 _VERSION: Final = re.compile(rf"{re.escape(VERSION)}(\.[0-9]{{1,6}})?")
@@ -107,7 +104,8 @@ class A2aEndpoint:
         card = self._visible(http[PRINCIPAL], agent)
         base = self._settings.base_url or f"{http.scheme}://{http.host}"
         url = f"{base}{self._settings.path}/{to_level(agent)}"
-        shown_card = cards.show(agent, card, url, anonymous=http[PRINCIPAL].anonymous)
+        reached = cards.interfaces(url, *cards.WEB)
+        shown_card = cards.show(agent, card, reached, anonymous=http[PRINCIPAL].anonymous)
         since_ms = self._ages.since(url, shown_card.etag, self._broker.clock.now_ms())
         # Who may see it and what it holds depends on who asks.
         headers = {

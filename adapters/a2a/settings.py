@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from dragoman.adapters.a2a.places import WORD
 from dragoman.broker.settings_key import key
 
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
@@ -20,6 +21,11 @@ def _path_problem(value: object) -> str | None:
     if value.split("/")[1] in _TAKEN:
         return f"{value!r} is taken by another protocol; choose another, like /a2a"
     return None
+
+
+def _word_problem(value: object) -> str | None:
+    assert isinstance(value, str)
+    return None if WORD.fullmatch(value) else f"{value!r} is no word of letters, digits and _.-"
 
 
 def _base_url_problem(value: object) -> str | None:
@@ -39,6 +45,18 @@ class A2aSettings:
         why="what agent cards say our address is, such as https://mesh.example behind a proxy; "
         "empty: what the request calls us",
         check=_base_url_problem,
+    )
+    mqtt: bool = key(True, why="A2A over MQTT below $a2a/v1/; false: those are channels like others")
+    mqtt_org: str = key(
+        "mesh",
+        why="the organisation in A2A over MQTT of agents whose ids are not org/unit/agent",
+        check=_word_problem,
+    )
+    mqtt_unit: str = key("mesh", why="their unit; client ids that begin with both are not free", check=_word_problem)
+    mqtt_url: str = key(
+        "",
+        why="what agent cards in A2A over MQTT say our address is, such as mqtts://mesh.example:8883; "
+        "empty: the address we listen on",
     )
     card_max_age_s: int = key(60, unit="s", low=0, why="how long a client may keep an agent card without asking again")
     send_wait_max_s: float = key(

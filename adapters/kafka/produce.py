@@ -104,7 +104,7 @@ class _Saying:
         records = data.records
         if not isinstance(records, memoryview):
             return ErrorCode.INVALID_RECORD
-        if realm.broker.verbs.owns(name):
+        if realm.broker.acts(name):
             return self._do(name, records, answer)
         if not realm.settings.auto_create and realm.topics.find(name) is None:
             return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
@@ -171,7 +171,7 @@ class _Saying:
             messages = batches.open_bundle(bundle, keep_form=True)
         except ValueError:
             return ErrorCode.INVALID_RECORD
-        verb = broker.verbs.owns(bundle.name)
+        verb = broker.acts(bundle.name)
         for message in messages:
             message.position = 0
             ticket = session.realm.agents.act(session, message) if verb else broker.publish(session, message)

@@ -86,7 +86,7 @@ class Intake:
             await asyncio.sleep(PAUSE_S)
         envelope = message.envelope or EMPTY
         why = went_round(envelope, self._mesh, self._hops_max)
-        if why is None and self._broker.verbs.owns(message.name):
+        if why is None and self._broker.acts(message.name):
             why = "link-name"
         if why is not None:
             self._drop(why, done, beside)

@@ -276,7 +276,7 @@ class MqttSession:
     def _find_route(self, packet: Publish) -> Route | None:
         """Asks the broker for a way; None: there is none, or it was a verb, and that has been seen to."""
         name = packet.topic.decode()
-        if self.realm.broker.verbs.owns(name):
+        if self.realm.broker.acts(name):
             intake.verb(self, packet, name)
             return None
         if len(self._routes) >= ROUTES_MAX:

@@ -9,7 +9,7 @@ from typing import Final
 from dragoman.adapters.kafka.errors import CODES as KAFKA_CODES
 from dragoman.adapters.mqtt import codes
 from dragoman.adapters.mqtt.mapping import CODES, STORAGE, code_for
-from dragoman.adapters.serving.problems import STATUS
+from dragoman.adapters.serving.statuses import STATUS
 from dragoman.routing.refusals import Reason
 from tests.crossings.table import (
     ANSWERED,

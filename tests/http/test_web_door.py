@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 
 from dragoman.adapters.http.settings import HttpSettings
-from dragoman.adapters.serving.problems import STATUS
 from dragoman.adapters.serving.settings import LimitSettings
+from dragoman.adapters.serving.statuses import STATUS
 from dragoman.adapters.serving.web import OWN_TOKEN
 from dragoman.adapters.serving.web_settings import WebSettings
 from dragoman.routing.refusals import Reason
