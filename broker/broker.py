@@ -29,7 +29,7 @@ from dragoman.broker.pump import Page
 from dragoman.broker.retention import Limits
 from dragoman.broker.rooms import Rooms
 from dragoman.broker.route import Route
-from dragoman.broker.scheme import Schemes
+from dragoman.broker.scheme import MESH, Schemes
 from dragoman.broker.settings_groups import GroupSettings
 from dragoman.broker.slow import SlowReaders
 from dragoman.broker.subscription import Place, Start, Subscription
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
     from dragoman.broker.session import KeptSessions, Session
     from dragoman.broker.settings import BrokerSettings
     from dragoman.broker.settings_agents import AgentSettings
-
-MESH: Final = "$mesh/"
-"""What the mesh says about itself: computed when somebody subscribes, told when it changes, kept nowhere."""
 
 GROUPS: Final = GroupSettings()
 
@@ -104,8 +101,7 @@ class Broker:
             self.core.changed,
             agents,
         )
-        self.schemes = Schemes(self.rooms.permits)
-        self.core.permits = self.schemes.permits
+        self.schemes = Schemes(self.core, self.directory, self.rooms.permits)
         self.directory.describe_channels(self.rooms.about)
         self.calls = Calls(clock, self.timers, self.directory, gate, log, self.tell, self.later, self.when_safe, agents)
         self.groups = WorkGroups(self.core, self.backlogs, self.channels, self.timers, groups)
@@ -515,24 +511,9 @@ class Broker:
 
     def _retained(self, session: Session, filter_: str) -> Iterator[Message]:
         """The retained values a subscription gets, looked up as there is credit for them."""
-        if filter_.startswith(MESH):
-            for name, payload in self.directory.projected(filter_):
-                if self.core.may_read(session, name):
-                    yield self._projected(name, payload)
-            return
-        for worked_out in self.schemes.retained(filter_):
-            if self.core.may_read(session, worked_out.name):
-                yield worked_out
-        for name in self.core.commits.names.find(filter_):
-            message = None if self.schemes.taking(name) is not None else self.retained_of(name)
-            if message is not None and self.core.may_read(session, name):
+        for message in self.schemes.retained(filter_, self.retained_of):
+            if self.core.may_read(session, message.name):
                 yield message
-
-    def _projected(self, name: str, payload: bytes) -> Message:
-        envelope = Envelope(content_type="application/json", text=True)
-        message = Message(name, payload, 1, "", True, envelope)
-        message.time_ms = self.core.now_ms
-        return message
 
     # -- durable channels ----------------------------------------------------------------------------
 
