@@ -203,19 +203,21 @@ def version() -> None:
 
 
 @app.command(rich_help_panel="Users")
-def password() -> None:
+def password(
+    scram: Annotated[bool, typer.Option("--scram", help="Print what SCRAM-SHA-256 needs, for `scram`.")] = False,
+) -> None:
     """Ask for a password and print its hash, for `password` of a [[login.users]] in the configuration.
 
     Where standard input is no terminal, its first line is the password.
     """
-    from dragoman.mesh import hash_password
+    from dragoman.mesh import hash_password, scram_verifier
 
     if sys.stdin.isatty():
         word = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode()
     else:
         word = sys.stdin.buffer.readline(1 << 16).removesuffix(b"\n").removesuffix(b"\r")
     try:
-        typer.echo(hash_password(word))
+        typer.echo(scram_verifier(word) if scram else hash_password(word))
     except ValueError as error:
         raise Failure(f"{error}; nothing was hashed", USAGE) from None
 

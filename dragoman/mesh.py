@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
 from dragoman import __version__
-from dragoman.adapters.serving.credentials import Authenticator, hash_password, new_token
+from dragoman.adapters.serving.credentials import Authenticator, hash_password, new_token, scram_verifier
 from dragoman.adapters.serving.limits import ConnectionLimits
 from dragoman.adapters.serving.settings import LISTENERS
 from dragoman.adapters.serving.sockets import ListenError, bound_address, listen, parse_address
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from dragoman.broker.log.contract import Log
     from dragoman.broker.log.disk_log import DiskLog
 
-__all__ = ["CannotStartError", "Mesh", "hash_password", "new_token"]
+__all__ = ["CannotStartError", "Mesh", "hash_password", "new_token", "scram_verifier"]
 
 logger: Final = logging.getLogger("dragoman")
 

@@ -16,6 +16,7 @@ from dragoman.adapters.kafka.codes import ErrorCode
 from dragoman.adapters.kafka.handlers import HANDLERS
 from dragoman.adapters.kafka.wire import WireError
 from dragoman.adapters.serving.credentials import Credentials
+from dragoman.adapters.serving.logins import Login
 from dragoman.broker.principal import ANONYMOUS, Principal
 from dragoman.routing.refusals import Refusal
 
@@ -127,6 +128,8 @@ class KafkaSession:
         self.seen_ms = realm.core.clock.monotonic_ms()
         #: the SASL mechanism that was agreed on, until it has been used
         self.mechanism: str | None = None
+        #: the login under way, if the mechanism goes to and fro
+        self.login: Login | None = None
         self._wire = wire
         self._asks: deque[Ask] = deque()
         self._busy = False

@@ -43,8 +43,9 @@ class Decoder:
                  answer in; for a version we do not speak it is the nearest we do
     ``error``    the first thing the peer did wrong; nothing is parsed after it
     Sizes count the whole packet, as the Maximum Packet Size of 5.0 does; ``max_connect_bytes``
-    holds until the version is known. A topic alias is put in the place of its topic, up to the number
-    ``max_alias``: aliases live as long as a connection, and so does this (§3.3.2.3.4).
+    holds until the version is known, and on to ``admit`` if the CONNECT names an authentication method.
+    A topic alias is put in the place of its topic, up to the number ``max_alias``: aliases live as long as
+    a connection, and so does this (§3.3.2.3.4).
     """
 
     __slots__ = (
@@ -81,6 +82,10 @@ class Decoder:
         self._limit = max_packet_bytes if version else min(max_connect_bytes, max_packet_bytes)
         self._held = bytearray()
         self._need = 0
+
+    def admit(self) -> None:
+        """The peer has shown who it is: its packets may be as large as anybody's."""
+        self._limit = self.max_packet_bytes
 
     @property
     def buffered(self) -> int:
@@ -258,8 +263,10 @@ class Decoder:
                 self.version = 5 if level >= 5 else 4
             raise ProtocolError(Code.UNSUPPORTED_PROTOCOL_VERSION, f"protocol {name[:16]!r} level {level}")
         self.version = version
-        self._limit = self.max_packet_bytes
-        return decode_connect(cursor, version)
+        packet = decode_connect(cursor, version)
+        if packet.properties.authentication_method is None:
+            self._limit = self.max_packet_bytes
+        return packet
 
 
 def _check_publish_flags(first: int) -> None:

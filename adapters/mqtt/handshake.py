@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import codes, flights, mapping, subscribing
+from dragoman.adapters.mqtt import codes, enhanced, flights, mapping, subscribing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
 from dragoman.adapters.mqtt.delivering import Aliases
 from dragoman.adapters.mqtt.encoders import FORM_4, FORM_5, FORM_OWN, encode_connack
@@ -37,6 +37,9 @@ def begin(session: MqttSession, packet: Connect) -> None:
     if refusal is not None:
         reject(session, *refusal)
         return
+    if packet.properties.authentication_method is not None:
+        _step(session, packet, enhanced.begin(session, packet.properties))
+        return
     session.wire.hold(True)
     credentials = Credentials(packet.username, packet.password, None, session.loopback)
     at_once = True
@@ -52,8 +55,6 @@ def begin(session: MqttSession, packet: Connect) -> None:
 
 
 def _unacceptable(session: MqttSession, packet: Connect) -> tuple[int, str] | None:
-    if packet.properties.authentication_method is not None:
-        return Code.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered here"
     if not packet.client_id and session.version < 5 and not packet.clean_start:
         return Code.CLIENT_IDENTIFIER_NOT_VALID, "an empty client id needs clean session 1 [3.1.1 3.1.3-8]"
     if not packet.client_id and session.version == 3:
@@ -66,11 +67,26 @@ def _unacceptable(session: MqttSession, packet: Connect) -> tuple[int, str] | No
 
 
 def hold(session: MqttSession, packet: Packet) -> None:
-    """A packet that came while the client's credentials are being checked: taken up afterwards."""
+    """A packet that came while the client's credentials are being checked: taken up afterwards, or part of it."""
+    if session.enhanced is not None:
+        assert session.connect is not None, "CONNECT named the method"
+        _step(session, session.connect, enhanced.take(session, session.enhanced, packet))
+        return
     if len(session.early) >= HELD_MAX:
         reject(session, Code.QUOTA_EXCEEDED, f"more than {HELD_MAX} packets before the CONNACK")
         return
     session.early.append(packet)
+
+
+def _step(session: MqttSession, packet: Connect, answer: enhanced.Answer) -> None:
+    """An enhanced authentication has come to an end, unless ``answer`` is None."""
+    if isinstance(answer, tuple):
+        reject(session, *answer)
+    elif answer is not None and packet.username not in (None, answer.name):
+        reject(session, Code.NOT_AUTHORIZED, f"CONNECT says {packet.username!r}, it has proven to be {answer.name!r}")
+    elif answer is not None:
+        packet.username = answer.name
+        _known(session, packet, answer)
 
 
 def _known(session: MqttSession, packet: Connect, outcome: Principal | Refusal) -> None:
@@ -117,6 +133,7 @@ def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | N
     standings.wills.begin(standing.key, client_id, packet.will, session.principal, session.agent)
     _agree(session, packet)
     session.phase = Phase.OPEN
+    session.decoder.admit()
     properties = _connack(session, packet, client_id, expiry_s) if session.version == 5 else None
     session.send(encode_connack(session.version, present, 0, properties))
     session.wire.accepted()
@@ -172,6 +189,7 @@ def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: in
     asked = packet.properties
     keepalive_s = session.keepalive_ms // 1500
     broker = session.realm.broker
+    shown = session.enhanced
     told = bool(asked.request_response_information)
     return Properties(
         session_expiry_interval=expiry_s if expiry_s != (asked.session_expiry_interval or 0) else None,
@@ -180,6 +198,8 @@ def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: in
         topic_alias_maximum=settings.topic_alias_max or None,
         assigned_client_identifier=None if packet.client_id else client_id,
         server_keep_alive=keepalive_s if keepalive_s != packet.keepalive else None,
+        authentication_method=shown.method if shown is not None else None,
+        authentication_data=shown.data if shown is not None else None,
         response_information=broker.verbs.response_information if told else None,
         user_properties=[(MESH_SELF, mesh_id(broker.log))] if told else [],
     )

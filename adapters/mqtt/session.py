@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
-from dragoman.adapters.mqtt import codes, delivering, flights, handshake, intake, mapping, subscribing
+from dragoman.adapters.mqtt import codes, delivering, enhanced, flights, handshake, intake, mapping, subscribing
 from dragoman.adapters.mqtt.codec import Decoder
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import (
@@ -97,6 +97,7 @@ class MqttSession:
         "connect",
         "decoder",
         "early",
+        "enhanced",
         "form",
         "inflight_max",
         "keepalive_ms",
@@ -146,6 +147,8 @@ class MqttSession:
         self.subscriptions: dict[str, Subscription] = {}
         self.connect: Connect | None = None
         self.early: list[Packet] = []
+        #: the authentication method of CONNECT and how far it has come, if CONNECT named one
+        self.enhanced: enhanced.Enhanced | None = None
         self.keepalive_ms = 0
         self.last_seen_ms = 0
         self.inflight_max = realm.settings.inflight_max
@@ -188,7 +191,8 @@ class MqttSession:
         if self._in_count:
             self._count_in()
         error = self.decoder.error
-        if error is not None and self.phase is not Phase.CLOSED and self.phase is not Phase.CHECKING:
+        held = self.phase is Phase.CHECKING and self.enhanced is None
+        if error is not None and self.phase is not Phase.CLOSED and not held:
             self.fail(error)
         self._gathering = False
         if self.starved and not self.paused and self.phase is Phase.OPEN:
@@ -241,7 +245,7 @@ class MqttSession:
             case Disconnect():
                 handshake.goodbye(self, packet)
             case Auth():
-                self.fail(ProtocolError(Code.PROTOCOL_ERROR, "AUTH without an authentication method in CONNECT"))
+                enhanced.again(self, packet)
             case _:
                 self.fail(ProtocolError(Code.PROTOCOL_ERROR, f"a client does not send {type(packet).__name__} here"))
 

@@ -16,6 +16,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias, TypeVar, final
 
+from dragoman.adapters.serving.logins import BearerLogin, Login, ScramLogin
+from dragoman.adapters.serving.oauthbearer import OAUTHBEARER
+from dragoman.adapters.serving.scram import SCRAM_SHA_256, WRONG, Verifier, decoy, parse_verifier, verifier_of
 from dragoman.broker.principal import ANONYMOUS, Principal
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -97,6 +100,13 @@ def hash_password(password: bytes) -> str:
     return f"scrypt${_N}${_R}${_P}${base64.b64encode(salt).decode()}${base64.b64encode(value).decode()}"
 
 
+def scram_verifier(password: bytes) -> str:
+    """What SCRAM needs of a password, to configure. Raises ValueError for what could not be used."""
+    if len(password) > PASSWORD_BYTES_MAX:
+        raise ValueError(f"a password has at most {PASSWORD_BYTES_MAX} bytes, this one {len(password)}")
+    return str(verifier_of(password))
+
+
 def parse_password(text: str) -> ScryptHash | None:
     """The hash in its parts, or None if it is none or would cost more memory than we allow."""
     found = _SCRYPT.fullmatch(text)
@@ -140,6 +150,9 @@ def digest_problem(text: str) -> str | None:
 _NOBODY: Final = ScryptHash(_N, _R, _P, b"\x00" * _SALT_BYTES, b"\x00" * _HASH_BYTES)
 """Checked for an unknown user, so that the time an answer takes does not tell which users exist."""
 
+_NO_VERIFIER: Final = Verifier(4_096, b"\x00" * _SALT_BYTES, b"\x00" * _HASH_BYTES, b"\x00" * _HASH_BYTES)
+"""What decoys look like where no user has a verifier."""
+
 
 # -- checking --------------------------------------------------------------------------------------
 
@@ -148,6 +161,7 @@ class _User(NamedTuple):
     principal: Principal
     password: ScryptHash | None
     digests: frozenset[str]
+    scram: Verifier | None
 
 
 @final
@@ -181,6 +195,35 @@ class Authenticator:
             return user.principal
         return ANONYMOUS if name == ANONYMOUS.name else None
 
+    def begin(self, mechanism: str) -> Login | None:
+        """A login in steps, or None for a mechanism that is not among ``mechanisms``."""
+        if mechanism not in self.mechanisms:
+            return None
+        return ScramLogin(self) if mechanism == SCRAM_SHA_256 else BearerLogin(self)
+
+    def verifier(self, name: str) -> Verifier:
+        """What a proof of this user's is checked against; of nobody's, one that no proof fits."""
+        user = self._users.get(name)
+        if user is not None and user.scram is not None:
+            return user.scram
+        like = next((user.scram for user in self._users.values() if user.scram is not None), _NO_VERIFIER)
+        return decoy(name, self._decoys, like)
+
+    def proven(self, name: str, verifier: Verifier) -> Outcome:
+        """Who has proven to be ``name``, unless the users have changed meanwhile."""
+        if self._closed:
+            return Refusal(Reason.SHUTTING_DOWN, "the mesh is stopping")
+        user = self._users.get(name)
+        return user.principal if user is not None and user.scram == verifier else _no(WRONG)
+
+    def bearer(self, token: str, acting_as: str) -> Outcome:
+        """Whose token this is; ``acting_as`` may be empty or that user."""
+        outcome = self._outcome_now(Credentials(None, None, token, False))
+        assert outcome is not None, "a token needs no hash"
+        if isinstance(outcome, Principal) and acting_as not in ("", outcome.name):
+            return _no("nobody acts for somebody else here: no authorization id")
+        return outcome
+
     def replace(self, settings: LoginSettings) -> None:
         """Takes new users. Forgets every remembered outcome; checks under way are made again with the new ones.
 
@@ -207,6 +250,12 @@ class Authenticator:
         self._settings = settings
         self._users = {user.name: _user(user) for user in settings.users}
         self._by_digest = {digest: user for user in self._users.values() for digest in user.digests}
+        #: the SASL mechanisms by which some user can log in, besides the plain password
+        self.mechanisms = (SCRAM_SHA_256,) * any(user.scram is not None for user in self._users.values())
+        self.mechanisms += (OAUTHBEARER,) * bool(self._by_digest)
+        # What makes decoys must outlive a restart and be nobody's to know: all the secrets of the configuration.
+        secrets_of_all = [text for user in settings.users for text in (user.password, user.scram, *user.tokens)]
+        self._decoys = hashlib.sha256("\n".join(secrets_of_all).encode()).digest()
         # Accepted and refused apart, so that a flood of guesses cannot push out those who belong here.
         self._accepted: dict[bytes, Principal] = {}
         self._refused: dict[bytes, Refusal] = {}
@@ -279,19 +328,23 @@ class Authenticator:
         if user is not None:
             outcome = _remember(self._accepted, key, user.principal, self._settings.remembered_max)
         else:
-            refusal = _no("the user name or the password is wrong")
+            refusal = _no(WRONG)
             outcome = _remember(self._refused, key, refusal, self._settings.remembered_max)
         for _, then in entries:
             self._tell(outcome, then)
 
     def _tell(self, outcome: Outcome, then: Then) -> None:
+        then(self.told(outcome))
+
+    def told(self, outcome: Outcome) -> Outcome:
+        """The end of a login, counted: who is banned does not come in by it."""
         if self._bans is not None and isinstance(outcome, Principal):
             outcome = self._bans.principal(outcome.name) or outcome
         if isinstance(outcome, Refusal):
             self._metrics.logins_failed += 1
         else:
             self._metrics.logins += 1
-        then(outcome)
+        return outcome
 
     def _key(self, username: str, password: bytes) -> bytes:
         name = username.encode("utf-8", "surrogatepass")
@@ -315,4 +368,6 @@ def _user(settings: UserSettings) -> _User:
     principal = Principal(settings.name, frozenset(settings.groups), frozenset(settings.agents), admin=settings.admin)
     password = parse_password(settings.password) if settings.password else None
     assert password is not None or not settings.password, "the configuration was checked"
-    return _User(principal, password, frozenset(settings.tokens))
+    scram = parse_verifier(settings.scram) if settings.scram else None
+    assert scram is not None or not settings.scram, "the configuration was checked"
+    return _User(principal, password, frozenset(settings.tokens), scram)

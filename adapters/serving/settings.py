@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dragoman.adapters.serving.credentials import digest_problem, password_problem
+from dragoman.adapters.serving.saslprep import saslprep
+from dragoman.adapters.serving.scram import verifier_problem
 from dragoman.adapters.serving.sockets import OFF, address_problem, is_loopback, parse_address
 from dragoman.broker.settings_key import key, required
 
@@ -23,6 +25,11 @@ def _password_problem(value: object) -> str | None:
     return password_problem(value) if value else None
 
 
+def _scram_problem(value: object) -> str | None:
+    assert isinstance(value, str)
+    return verifier_problem(value) if value else None
+
+
 def _tokens_problem(value: object) -> str | None:
     assert isinstance(value, tuple)
     return next((problem for text in value if (problem := digest_problem(text)) is not None), None)
@@ -35,6 +42,13 @@ def _name_problem(value: object) -> str | None:
     return None
 
 
+def _prepared(name: str) -> bool:
+    try:
+        return saslprep(name) == name
+    except ValueError:
+        return False
+
+
 def _users_problem(value: object) -> str | None:
     assert isinstance(value, tuple)
     names: set[str] = set()
@@ -43,8 +57,10 @@ def _users_problem(value: object) -> str | None:
         assert isinstance(user, UserSettings)
         if user.name in names:
             return f"two users are called {user.name!r}; give one user both the password and the tokens"
-        if not user.password and not user.tokens:
+        if not user.password and not user.scram and not user.tokens:
             return f"user {user.name!r} has neither password nor tokens, so nobody could be it"
+        if user.scram and not _prepared(user.name):
+            return f"user {user.name!r} could not log in by SCRAM: it is not as SASLprep would have it (RFC 4013)"
         if not digests.isdisjoint(user.tokens) or len(set(user.tokens)) < len(user.tokens):
             return f"a token of {user.name!r} is listed twice; each token means one user"
         names.add(user.name)
@@ -123,6 +139,12 @@ class UserSettings:
     groups: tuple[str, ...] = key((), why="names that gate rules may speak of, as '@name'")
     agents: tuple[str, ...] = key((), why="agent ids reserved for this user, besides those it is first to use")
     admin: bool = key(False, why="whether it may use /v1/admin")
+    scram: str = key(
+        "",
+        why="as printed by `dragoman password --scram`: MQTT 5 and Kafka clients prove their password unsaid",
+        check=_scram_problem,
+        secret=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
