@@ -6,7 +6,6 @@ import pytest
 
 from dragoman.adapters.mqtt.encoders import PINGREQ, encode_connect
 from dragoman.adapters.mqtt.packets import (
-    Auth,
     Connack,
     Connect,
     Disconnect,
@@ -124,16 +123,6 @@ def test_a_client_id_that_no_agent_can_have_is_refused():
     client = World().client(4)
     client.say(Connect(4, "x" * 2_000, True))
     client.expect(Connack(False, 2), closed=True)
-
-
-def test_enhanced_authentication_is_not_offered():
-    world = World()
-    client = world.client()
-    client.say(Connect(5, "c", True, properties=Properties(authentication_method="SCRAM-SHA-256")))
-    client.expect(Connack(False, 0x8C), closed=True)
-    client = world.connected("d")
-    client.say(Auth(0x19, Properties(authentication_method="SCRAM-SHA-256")))
-    client.expect(Disconnect(0x82), closed=True)
 
 
 def test_zero_limits_of_the_client_are_a_protocol_error():
