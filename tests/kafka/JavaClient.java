@@ -39,20 +39,21 @@ public final class JavaClient {
     private final Properties common = new Properties();
     private final String patience;
 
-    private JavaClient(String bootstrap, String user, String password, String ca, String patience) {
+    private JavaClient(
+            String bootstrap, String user, String password, String mechanism, String ca, String patience) {
         this.patience = patience;
         common.put("bootstrap.servers", bootstrap);
         common.put("security.protocol", (user.isEmpty() ? "" : "SASL_") + (ca.isEmpty() ? "PLAINTEXT" : "SSL"));
         common.put("request.timeout.ms", "10000");
         common.put("default.api.timeout.ms", "10000");
         if (!user.isEmpty()) {
-            common.put("sasl.mechanism", "PLAIN");
+            common.put("sasl.mechanism", mechanism);
+            String module = mechanism.equals("PLAIN") ? "plain.PlainLoginModule" : "scram.ScramLoginModule";
             common.put(
                     "sasl.jaas.config",
                     String.format(
-                            "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"%s\""
-                                    + " password=\"%s\";",
-                            user, password));
+                            "org.apache.kafka.common.security.%s required username=\"%s\" password=\"%s\";",
+                            module, user, password));
         }
         if (!ca.isEmpty()) {
             common.put("ssl.truststore.type", "PEM");
@@ -61,10 +62,10 @@ public final class JavaClient {
     }
 
     public static void main(String[] args) throws Exception {
-        JavaClient client = new JavaClient(args[0], args[1], args[2], args[3], args[4]);
-        String[] given = Arrays.copyOfRange(args, 6, args.length);
+        JavaClient client = new JavaClient(args[0], args[1], args[2], args[3], args[4], args[5]);
+        String[] given = Arrays.copyOfRange(args, 7, args.length);
         try {
-            client.act(args[5], given).forEach(System.out::println);
+            client.act(args[6], given).forEach(System.out::println);
         } catch (ExecutionException | KafkaException error) {
             Throwable cause = error instanceof ExecutionException ? error.getCause() : error;
             System.out.println("refused " + cause + " < " + cause.getCause());

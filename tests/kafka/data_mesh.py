@@ -107,6 +107,11 @@ class DataMesh:
         """The next process, on what was committed."""
         return DataMesh(*self.rules, log=self.log.crash(), clock=self.clock, broker=self.broker_settings, **self._said)
 
+    mechanisms: tuple[str, ...] = ()
+
+    def begin(self, mechanism: str) -> None:
+        """The authenticator: of all mechanisms only the plain password."""
+
     def check(self, credentials: object, then: Callable[[Principal | Refusal], None]) -> None:
         """The authenticator: everybody is ``principal``, at once unless checks are held back."""
         who = self.principal

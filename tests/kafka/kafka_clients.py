@@ -33,12 +33,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Where:
-    """How a client comes in. ``ca`` is the certificate to trust over TLS; empty: no TLS."""
+    """How a client comes in. ``ca`` is the certificate to trust over TLS; empty: no TLS.
+
+    With the mechanism OAUTHBEARER the password is the token.
+    """
 
     bootstrap: str
     user: str = ""
     password: str = ""
     ca: str = ""
+    mechanism: str = "PLAIN"
 
     @property
     def protocol(self) -> str:

@@ -10,16 +10,27 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
 from tests.kafka.kafka_clients import CODECS, LONG_POLL_MS, PATIENCE_MS, WAIT_S, Record, Refused, Shares, Where
 
 
+class Token(AbstractTokenProvider):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def token(self) -> str:
+        return self._token
+
+
 def options(where: Where) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if where.user:
-        more.update(sasl_mechanism="PLAIN", sasl_plain_username=where.user, sasl_plain_password=where.password)
+        more.update(sasl_mechanism=where.mechanism, sasl_plain_username=where.user, sasl_plain_password=where.password)
+    if where.mechanism == "OAUTHBEARER":
+        more.update(sasl_oauth_token_provider=Token(where.password))
     if where.ca:
         more.update(ssl_context=ssl.create_default_context(cafile=where.ca))
     return {"bootstrap_servers": where.bootstrap, "security_protocol": where.protocol, **more}

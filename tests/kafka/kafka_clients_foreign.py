@@ -49,7 +49,8 @@ class Foreign:
         return [tools.find("node"), "--input-type=module", "-"]
 
     def run(self, where: Where, *told: object) -> list[str]:
-        argv = [*self.argv(), where.bootstrap, where.user, where.password, where.ca, str(PATIENCE_MS), *map(str, told)]
+        who = [where.user, where.password, where.mechanism, where.ca]
+        argv = [*self.argv(), where.bootstrap, *who, str(PATIENCE_MS), *map(str, told)]
         script = (HERE / self.script).read_bytes()
         ended = run_client(argv, stdin=script, cwd=tools.NODE_FOLDER, timeout_s=2 * WAIT_S, code=None)
         if ended.code == REFUSED:
@@ -149,7 +150,7 @@ class Kcat:
             "topic.metadata.propagation.max.ms": "0",
         }
         if where.user:
-            options |= {"sasl.mechanism": "PLAIN", "sasl.username": where.user, "sasl.password": where.password}
+            options |= {"sasl.mechanism": where.mechanism, "sasl.username": where.user, "sasl.password": where.password}
         if where.ca:
             options |= {"ssl.ca.location": where.ca}
         argv = [tools.find("kcat"), "-b", where.bootstrap]

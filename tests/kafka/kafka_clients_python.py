@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
     from kafka.errors import KafkaError as PythonError
     from kafka.net.compat import KafkaNetClient
+    from kafka.net.sasl.oauth import AbstractTokenProvider
 
 BIG = 64 << 20
 """What a client may send where the mesh is to say that it is too much."""
@@ -48,6 +49,16 @@ def _kept_in(made: list[KafkaNetClient]) -> Callable[..., KafkaNetClient]:
         return made[-1]
 
     return make
+
+
+class Token(AbstractTokenProvider):
+    """For OAUTHBEARER."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def token(self) -> str:
+        return self._token
 
 
 class _Member:
@@ -104,7 +115,10 @@ class KafkaPython:
     def options(self, where: Where) -> dict[str, Any]:
         more: dict[str, Any] = {}
         if where.user:
-            more.update(sasl_mechanism="PLAIN", sasl_plain_username=where.user, sasl_plain_password=where.password)
+            more.update(sasl_mechanism=where.mechanism)
+            more.update(sasl_plain_username=where.user, sasl_plain_password=where.password)
+        if where.mechanism == "OAUTHBEARER":
+            more.update(sasl_oauth_token_provider=Token(where.password))
         if where.ca:
             more.update(ssl_cafile=where.ca)
         return {"bootstrap_servers": where.bootstrap, "security_protocol": where.protocol, **more}
@@ -226,7 +240,9 @@ class Confluent:
             "topic.metadata.propagation.max.ms": 0,
         }
         if where.user:
-            said |= {"sasl.mechanism": "PLAIN", "sasl.username": where.user, "sasl.password": where.password}
+            said |= {"sasl.mechanism": where.mechanism, "sasl.username": where.user, "sasl.password": where.password}
+        if where.mechanism == "OAUTHBEARER":
+            said |= {"oauth_cb": lambda _: (where.password, time.time() + 3_600)}
         if where.ca:
             said |= {"ssl.ca.location": where.ca}
         return said | more

@@ -3,11 +3,11 @@ import { readFileSync } from "node:fs";
 import kafkajs from "kafkajs";
 
 const { CompressionTypes, Kafka, Partitioners, logLevel } = kafkajs;
-const [bootstrap, user, password, ca, patience, verb, ...given] = process.argv.slice(2);
+const [bootstrap, user, password, mechanism, ca, patience, verb, ...given] = process.argv.slice(2);
 const kafka = new Kafka({
   brokers: [bootstrap],
   ssl: ca ? { ca: [readFileSync(ca)] } : undefined,
-  sasl: user ? { mechanism: "plain", username: user, password } : undefined,
+  sasl: user ? { mechanism: mechanism.toLowerCase(), username: user, password } : undefined,
   logLevel: logLevel.NOTHING,
   retry: { retries: 3, initialRetryTime: 100, maxRetryTime: Number(patience) },
 });

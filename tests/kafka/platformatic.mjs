@@ -2,14 +2,14 @@
 import { readFileSync } from "node:fs";
 import { Admin, Consumer, Producer } from "@platformatic/kafka";
 
-const [bootstrap, user, password, ca, patience, verb, ...given] = process.argv.slice(2);
+const [bootstrap, user, password, mechanism, ca, patience, verb, ...given] = process.argv.slice(2);
 const options = {
   clientId: "platformatic",
   bootstrapBrokers: [bootstrap],
   retries: 2,
   retryDelay: 200,
   tls: ca ? { ca: [readFileSync(ca)], servername: "localhost" } : undefined,
-  sasl: user ? { mechanism: "PLAIN", username: user, password } : undefined,
+  sasl: user ? { mechanism, username: user, password } : undefined,
   autocreateTopics: true,
 };
 

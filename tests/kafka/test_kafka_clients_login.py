@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.adapters.serving.credentials import hash_password
+from dragoman.adapters.serving.credentials import hash_password, new_token, scram_verifier
 from tests.clients.mesh import MeshProcess
 from tests.kafka.kafka_clients import Client, Record, Refused, Where
 from tests.kafka.kafka_clients_aiokafka import Aiokafka
@@ -34,7 +34,10 @@ anonymous = "never"
 [[login.users]]
 name = "ann"
 password = "{password}"
+scram = "{scram}"
+tokens = ["{digest}"]
 """
+TOKEN, DIGEST = new_token()
 WRONG = "the user name or the password is wrong"
 RECORDS = [Record(b"k", b"secret")]
 
@@ -55,15 +58,16 @@ def certificate(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str
 def mesh(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[MeshProcess]:
     """Nobody comes in without a password."""
     key = certificate.with_name("key.pem")
-    config = CONFIG.format(certificate=certificate, key=key, password=hash_password(b"right"))
+    secrets = {"password": hash_password(b"right"), "scram": scram_verifier(b"right"), "digest": DIGEST}
+    config = CONFIG.format(certificate=certificate, key=key, **secrets)
     with MeshProcess(tmp_path_factory.mktemp("kafka"), config, memory=True, listeners={}) as process:
         yield process
 
 
-def at(mesh: MeshProcess, listener: str, password: str, certificate: Path) -> Where:
+def at(mesh: MeshProcess, listener: str, password: str, certificate: Path, mechanism: str = "PLAIN") -> Where:
     host, port = mesh.address(listener)
     ca = str(certificate) if listener == "kafkas" else ""
-    return Where(f"{host}:{port}", "ann" if password else "", password, ca)
+    return Where(f"{host}:{port}", "ann" if password else "", password, ca, mechanism)
 
 
 @pytest.mark.parametrize("listener", ["kafka", "kafkas"])
@@ -92,6 +96,28 @@ def test_a_wrong_password_is_told(
     assert re.search(f"{WRONG}|SASL authentication failed", f"{refused.value} {caplog.text}")
 
 
+@pytest.mark.parametrize("listener", ["kafka", "kafkas"])
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_the_password_proven_unsaid(
+    mesh: MeshProcess, certificate: Path, ready: Callable[[Client], Client], client: Client, listener: str
+):
+    topic = f"scram.{listener}.{client.name}"
+    where = at(mesh, listener, "right", certificate, "SCRAM-SHA-256")
+    ready(client).produce(where, topic, RECORDS)
+    assert client.read(where, topic, topic, 1) == RECORDS
+    with pytest.raises(Refused):
+        client.produce(at(mesh, listener, "wrong", certificate, "SCRAM-SHA-256"), "never", RECORDS)
+
+
+@pytest.mark.parametrize("client", CLIENTS[:3], ids=lambda client: client.name)
+def test_a_token(mesh: MeshProcess, certificate: Path, client: Client):
+    where = at(mesh, "kafka", TOKEN, certificate, "OAUTHBEARER")
+    client.produce(where, f"token.{client.name}", RECORDS)
+    assert client.read(where, f"token.{client.name}", f"token.{client.name}", 1) == RECORDS
+    with pytest.raises(Refused):
+        client.produce(at(mesh, "kafka", TOKEN + "x", certificate, "OAUTHBEARER"), "never", RECORDS)
+
+
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 def test_no_password_at_all(mesh: MeshProcess, certificate: Path, ready: Callable[[Client], Client], client: Client):
     with pytest.raises(Refused):
@@ -101,9 +127,9 @@ def test_no_password_at_all(mesh: MeshProcess, certificate: Path, ready: Callabl
 def test_kcat_with_a_password_over_tls(mesh: MeshProcess, certificate: Path, require: Callable[[str], str]):
     require("kcat")
     kcat, records = Kcat(), [Record(b"k", b"v", (("a", b"1"),))]
-    for listener in ("kafka", "kafkas"):
-        where = at(mesh, listener, "right", certificate)
-        kcat.produce(where, f"{listener}.kcat", records)
-        assert kcat.read(where, f"{listener}.kcat", "kcat", 1) == records
+    for listener, mechanism in (("kafka", "PLAIN"), ("kafkas", "PLAIN"), ("kafka", "SCRAM-SHA-256")):
+        where, topic = at(mesh, listener, "right", certificate, mechanism), f"{mechanism}.{listener}.kcat"
+        kcat.produce(where, topic, records)
+        assert kcat.read(where, topic, "kcat", 1) == records
     with pytest.raises(Refused, match=WRONG):
         kcat.produce(at(mesh, "kafka", "wrong", certificate), "never", records)
