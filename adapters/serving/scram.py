@@ -113,13 +113,14 @@ class ScramServer:
     ``proven``    whether it is true, which the last message to the client says too
     """
 
-    __slots__ = ("_auth", "_find", "_header", "_nonce", "proven", "user", "verifier")
+    __slots__ = ("_auth", "_find", "_header", "_nonce", "_own", "proven", "user", "verifier")
 
     def __init__(self, find: Callable[[str], Verifier], nonce: str = "") -> None:
         """``find`` gives a user's verifier, a decoy if there is no such user; ``nonce`` is drawn if not given."""
         self._find = find
         self._nonce = nonce or secrets.token_urlsafe(18)
         self._header = ""
+        self._own = ""
         self._auth = ""
         self.user = ""
         self.verifier: Verifier | None = None
@@ -159,7 +160,8 @@ class ScramServer:
             return _no("nobody acts for somebody else here: no authorization id")
         self.user = user
         self._header = header[0]
-        self._nonce = nonce[2:] + self._nonce
+        self._own = nonce[2:]
+        self._nonce = self._own + self._nonce
         verifier = self.verifier = self._find(user)
         salt = base64.b64encode(verifier.salt).decode()
         challenge = f"r={self._nonce},s={salt},i={verifier.iterations}"
@@ -175,7 +177,9 @@ class ScramServer:
             return _no("the final message has an extension of no form")
         if binding != "c=" + base64.b64encode(self._header.encode()).decode():
             return _no("the final message does not repeat the GS2 header")
-        if nonce != "r=" + self._nonce:
+        # librdkafka before 2.6.1 (so Debian's kcat) puts its own nonce before both. Ours is in it, and it is signed:
+        # as fresh as RFC 5802 wants it, though not in its words.
+        if nonce not in ("r=" + self._nonce, "r=" + self._own + self._nonce):
             return _no("the final message does not repeat the nonces")
         try:
             given = base64.b64decode(proof, validate=True)

@@ -151,6 +151,17 @@ def test_another_nonce_than_ours(nonce: str) -> None:
     assert is_no(made.step(client.final(challenge, nonce=nonce)))
 
 
+def test_the_client_s_nonce_twice_as_old_librdkafka_has_it() -> None:
+    client = ScramClient("user", "pencil", nonce="abc")
+    made, challenge = challenged(client)
+    both = challenge.decode().partition(",")[0].removeprefix("r=")
+    assert client.trusts(made.step(client.final(challenge, nonce="abc" + both)))
+    for before, after in (("xyz", ""), ("abcabc", ""), ("", "abc")):
+        made, challenge = challenged(client)
+        both = challenge.decode().partition(",")[0].removeprefix("r=")
+        assert is_no(made.step(client.final(challenge, nonce=before + both + after)))
+
+
 @pytest.mark.parametrize("header", ["y,,", "p=tls-unique,,", "n,a=other,", ""])
 def test_another_header_than_before(header: str) -> None:
     client = ScramClient("user", "pencil")
