@@ -13,6 +13,7 @@ import pytest
 
 from dragoman import __version__, cli
 from dragoman.adapters.serving.credentials import parse_password, token_digest
+from dragoman.adapters.serving.scram import parse_verifier, verifier_of
 from dragoman.config_text import full_text
 from dragoman.terminal import print_agents, printable, write
 
@@ -111,6 +112,17 @@ def test_a_password_may_come_through_a_pipe(run, monkeypatch: pytest.MonkeyPatch
     parsed = parse_password(run("password").out.strip())
     assert parsed is not None
     assert parsed.fits(word)
+
+
+def test_a_password_for_scram(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Typed(b"pencil\n"))
+    found = parse_verifier(run("password", "--scram").out.strip())
+    assert found is not None
+    assert found == verifier_of(b"pencil", salt=found.salt)
+    monkeypatch.setattr(sys, "stdin", Typed(b"\xff\n"))
+    said = run("password", "--scram")
+    assert (said.code, said.out) == (2, "")
+    assert "UTF-8" in said.err
 
 
 @pytest.mark.parametrize(("content", "part"), [(b"\n", "an empty password"), (b"x" * 1025, "at most 1024 bytes")])

@@ -39,7 +39,7 @@ USERS = LoginSettings(
         UserSettings("bob", hash_password(b"bobs"), scram=scram_verifier(b"bobs"), tokens=(OTHER_DIGEST,)),
     ),
 )
-LIMITS = {"receive_maximum": 1_024, "maximum_packet_size": 16 << 20}
+LIMITS = {"receive_maximum": 1_024, "maximum_packet_size": 16 << 20, "topic_alias_maximum": 16}
 CONTINUE, AGAIN = 0x18, 0x19
 
 
@@ -297,6 +297,19 @@ def test_a_client_id_of_another_user_is_not_had_by_a_proof() -> None:
     client, scram = mesh.client(), ScramClient("bob", "bobs")
     client.say(auth(scram.final(asked(client, connecting(data=scram.first())))))
     client.expect(Connack(False, 0x85), closed=True)
+
+
+def test_a_banned_user_proves_in_vain() -> None:
+    mesh = world()
+    proven(mesh)
+    mesh.broker.bans.add("principal", "ann", reason="", by="ops", duration_ms=0)
+    mesh.turn()
+    client, scram = mesh.client(), ScramClient("ann", "secret")
+    client.say(auth(scram.final(asked(client, connecting(data=scram.first())))))
+    client.expect(Connack(False, 0x8A), closed=True)
+    client = mesh.client()
+    client.say(connecting(BEARER, bearer(TOKEN)))
+    client.expect(Connack(False, 0x8A), closed=True)
 
 
 def test_a_bad_client_id_is_said_before_anything_is_proven() -> None:
