@@ -138,15 +138,13 @@ class ScramServer:
         return self._first(text) if self.verifier is None else self._final(text, self.verifier)
 
     def _first(self, text: str) -> bytes | Refusal:
-        """``n,[a=authzid],n=user,r=nonce[,extensions]``."""
+        """``n,[a=authzid],n=user,r=nonce[,extensions]``. One that must be known (``m=``) would come before the name."""
         header = _HEADER.match(text)
         if header is None:
             return _no("the first message does not begin with a GS2 header")
         if header[1].startswith("p"):
             return _no("channel binding is not offered here")
         bare = text[header.end() :]
-        if bare.startswith("m="):
-            return _no("it asks for an extension that is not known here")
         name, _, rest = bare.partition(",")
         nonce, *extensions = rest.split(",")
         if not name.startswith("n=") or not nonce.startswith("r=") or not _PRINTABLE.fullmatch(nonce[2:]):

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from dragoman.adapters.http.routes import DEFINITIONS
-from dragoman.adapters.serving.credentials import hash_password, new_token
+from dragoman.adapters.serving.credentials import hash_password, new_token, scram_verifier
 from dragoman.adapters.serving.settings import ListenSettings, LoginSettings, UserSettings
 from dragoman.config import MEMORY, Config, ConfigError, Flag, advice, in_force, load
 
 HASH = hash_password(b"secret")
+SCRAM = scram_verifier(b"secret")
 _, DIGEST = new_token()
 
 
@@ -153,7 +154,8 @@ def test_users_that_cannot_be_are_explained(
 
 
 @pytest.mark.parametrize(
-    "line", ['password = "hunter2"', 'tokens = ["hunter2"]', "tokens = ['a', 777]", "password = 777"]
+    "line",
+    ['password = "hunter2"', 'scram = "hunter2"', 'tokens = ["hunter2"]', "tokens = ['a', 777]", "password = 777"],
 )
 def test_no_secret_is_repeated_in_an_error(tmp_path: Path, line: str) -> None:
     found = "\n".join(faults(tmp_path, f'[[login.users]]\nname = "ann"\n{line}\n'))
@@ -220,11 +222,14 @@ messages_per_s = 5
 
 
 def test_secrets_are_shown_as_stars_and_everything_as_json() -> None:
-    config = Config(login=LoginSettings(users=(UserSettings("ann", HASH, (DIGEST,)), UserSettings("bob", HASH))))
+    config = Config(
+        login=LoginSettings(users=(UserSettings("ann", HASH, (DIGEST,)), UserSettings("bob", HASH, scram=SCRAM)))
+    )
     settings = list(in_force(config))
     text = json.dumps({setting.key: setting.value for setting in settings}) + repr(config)
     assert "scrypt$" not in text
     assert "sha256$" not in text
+    assert "SCRAM" not in text
     users = next(setting.value for setting in settings if setting.key == "login.users")
     assert isinstance(users, list)
     assert (users[0]["name"], users[0]["password"], users[0]["tokens"]) == ("ann", "***", "***")

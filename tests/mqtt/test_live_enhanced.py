@@ -71,7 +71,9 @@ def test_mqtt_js_that_is_not_who_it_was(said: Callable[..., list[str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "method", "code"), [(TOKEN, "OAUTHBEARER", 0), ("x", "OAUTHBEARER", 0x87), ("x", "JWT", 0x8C)]
+    ("token", "method", "code"),
+    [(TOKEN, "OAUTHBEARER", 0), ("x", "OAUTHBEARER", 0x87), ("x", "JWT", 0x8C)],
+    ids=["right", "wrong", "method"],
 )
 def test_paho_with_a_token_in_its_connect(mesh: MeshProcess, token: str, method: str, code: int) -> None:
     client = paho.Client(CallbackAPIVersion.VERSION2, "paho-enhanced", protocol=MQTTProtocolVersion.MQTTv5)

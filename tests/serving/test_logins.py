@@ -90,7 +90,9 @@ def test_a_proof_gives_the_user_as_configured(door: Callable[..., Authenticator]
 
 
 @pytest.mark.parametrize(
-    ("user", "password"), [("ann", "Secret"), ("nobody", "secret"), ("eve", "secret"), ("bob", TOKEN)]
+    ("user", "password"),
+    [("ann", "Secret"), ("nobody", "secret"), ("eve", "secret"), ("bob", TOKEN)],
+    ids=["wrong", "nobody", "password", "token"],
 )
 def test_no_proof_no_user(door: Callable[..., Authenticator], user: str, password: str) -> None:
     authenticator = door(ANN, BOB, EVE)
@@ -147,7 +149,7 @@ def test_a_token_is_its_user(door: Callable[..., Authenticator], acting_as: str)
     assert counts(authenticator) == (1, 0)
 
 
-@pytest.mark.parametrize(("token", "acting_as"), [(TOKEN + "x", ""), (TOKEN, "ann")])
+@pytest.mark.parametrize(("token", "acting_as"), [(TOKEN + "x", ""), (TOKEN, "ann")], ids=["nobody", "other"])
 def test_a_token_of_nobody_or_for_somebody_else(door: Callable[..., Authenticator], token: str, acting_as: str) -> None:
     authenticator = door(ANN, BOB)
     said = login(authenticator, "OAUTHBEARER").step(bearer(token, acting_as=acting_as))
