@@ -21,6 +21,7 @@ from dragoman.broker.directory import Directory
 from dragoman.broker.gate import Action, Verdict
 from dragoman.broker.log.contract import DONE, Ticket
 from dragoman.broker.mailbox import Mailboxes
+from dragoman.broker.news import JSON, OURS, News
 from dragoman.broker.post import Post
 from dragoman.broker.principal import EMBEDDED
 from dragoman.broker.probes import add_probes
@@ -29,7 +30,7 @@ from dragoman.broker.pump import Page
 from dragoman.broker.retention import Limits
 from dragoman.broker.rooms import Rooms
 from dragoman.broker.route import Route
-from dragoman.broker.scheme import MESH, Schemes
+from dragoman.broker.scheme import Schemes
 from dragoman.broker.settings_groups import GroupSettings
 from dragoman.broker.slow import SlowReaders
 from dragoman.broker.subscription import Place, Start, Subscription
@@ -37,7 +38,7 @@ from dragoman.broker.timers import Timers
 from dragoman.broker.topics import Topics
 from dragoman.broker.verbs import Verbs
 from dragoman.broker.workgroups import WorkGroups
-from dragoman.routing.message import Envelope, Header, Message
+from dragoman.routing.message import Message, Wish
 from dragoman.routing.names import check_filter, check_name, is_exact, shown
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -88,22 +89,16 @@ class Broker:
         self.topics = Topics(self.core, self.channels, self.declare, self._may)
         self.bans = Bans(clock, log, settings.bans_max)
         self.timers = Timers(clock, loop.call_later, log, agents.timers_durable_max)
-        self.directory = Directory(clock, self.timers, gate, log, self.tell, self.later, agents, declared)
+        self.news = News(self.core, self.channels)
+        tell, later = self.news.tell, self.later
+        self.directory = Directory(clock, self.timers, gate, log, tell, later, agents, declared)
         self.rooms = Rooms(
-            clock,
-            self.timers,
-            self.directory,
-            gate,
-            log,
-            self.tell,
-            self.later,
-            self._room_closed,
-            self.core.changed,
-            agents,
+            clock, self.timers, self.directory, gate, log, tell, later, self._room_closed, self.core.changed, agents
         )
-        self.schemes = Schemes(self.core, self.directory, self.rooms.permits)
+        self.news.enter("$mesh", self.directory.projected, Wish.AT_LEAST_ONCE, JSON)
+        self.schemes = Schemes(self.core, self.news, self.rooms.permits)
         self.directory.describe_channels(self.rooms.about)
-        self.calls = Calls(clock, self.timers, self.directory, gate, log, self.tell, self.later, self.when_safe, agents)
+        self.calls = Calls(clock, self.timers, self.directory, gate, log, tell, later, self.when_safe, agents)
         self.groups = WorkGroups(self.core, self.backlogs, self.channels, self.timers, groups)
         self.verbs = Verbs(clock, self.directory, self.calls, gate, self.later, self.publish, agents)
         self.mailboxes = Mailboxes(
@@ -334,29 +329,9 @@ class Broker:
         """So much waits for the disk that no durable producer should be read."""
         return self.log.uncommitted_bytes() > self.settings.uncommitted_bytes_max
 
-    def tell(self, name: str, payload: bytes, headers: tuple[Header, ...] = (), cause: str | None = None) -> None:
-        """The mesh's own news, said at the end of this turn to whoever listens; costs nothing if nobody does."""
-        self.core.loop.call_soon(self._tell, name, payload, headers, cause)
-
     def later(self, fn: Callable[..., object], *args: object) -> None:
         """Calls ``fn`` at the end of this turn."""
         self.core.loop.call_soon(fn, *args)
-
-    def _tell(self, name: str, payload: bytes, headers: tuple[Header, ...], cause: str | None) -> None:
-        if self._stopping:
-            return
-        self.core.tick()
-        channel = self.channels.find(name)
-        if channel is None:
-            if not self.core.filters.match(name):
-                return
-            opened = self.channels.open(name, "")
-            if isinstance(opened, Refusal):
-                self.metrics.drop("news-without-channel")
-                return
-            channel = opened
-        envelope = Envelope(headers=headers, cause=cause, content_type="application/json", text=True)
-        channel.append(Message(name, payload, 1, "", False, envelope))
 
     # -- subscribing ---------------------------------------------------------------------------------
 
@@ -489,6 +464,9 @@ class Broker:
 
     def retained_of(self, name: str) -> Message | None:
         """The channel's retained value. The gate is the caller's business (``may_read``)."""
+        projection = self.news.projection(name)
+        if projection is not None:
+            return next(projection.find(name), None)
         channel = self.channels.find(name)
         if channel is None or channel.retained is None or channel.retained.expired(self.clock.now_ms()):
             return None
@@ -554,7 +532,7 @@ class Broker:
         channel = self.channels.find(name)
         if channel is not None:
             return channel
-        refusal = None if name.startswith(MESH) else self._may(session, Action.CREATE, name)
+        refusal = None if name.startswith(OURS) else self._may(session, Action.CREATE, name)
         return refusal or self.channels.open(name, session.principal.name)
 
     def _ending(self) -> Refusal | None:

@@ -78,6 +78,18 @@ class Commits:
         self._hidden.setdefault(ticket, []).append((channel, bundle, True))
         return ticket
 
+    def mention(self, channel: Channel, message: Message) -> None:
+        """Shows a message that nothing keeps, whatever the channel keeps: not the log, not as the retained value."""
+        assert not channel.pending, f"{channel.name!r} waits for a commit, and would be said out of order"
+        core = self._core
+        channel.last_ms = message.time_ms = max(channel.last_ms, core.now_ms)
+        message.number = channel.number
+        message.offset = channel.next_offset
+        channel.next_offset += 1
+        channel.show(message)
+        for arrived in channel.watchers or ():
+            arrived(channel)
+
     def _promise(self, channel: Channel) -> Ticket:
         """Promises the next block of offsets in time, so that a crash goes on behind everything ever shown.
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, final
-
-from dragoman.routing.message import Envelope, Message
+from typing import TYPE_CHECKING, Protocol, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from dragoman.broker.core import Core
-    from dragoman.broker.directory import Directory
     from dragoman.broker.log.contract import Ticket
+    from dragoman.broker.news import News
     from dragoman.broker.principal import Principal
     from dragoman.broker.session import Session
     from dragoman.broker.subscription import Subscription
+    from dragoman.routing.message import Message
     from dragoman.routing.refusals import Refusal
-
-MESH: Final = "$mesh/"
-"""What the mesh says about itself: computed when somebody subscribes, told when it changes, kept nowhere."""
 
 
 class Scheme(Protocol):
@@ -47,10 +43,10 @@ class Scheme(Protocol):
 class Schemes:
     """The schemes of a mesh by their first level, each entered before anybody is attached."""
 
-    def __init__(self, core: Core, directory: Directory, open_to: Callable[[Principal, str, str], bool]) -> None:
+    def __init__(self, core: Core, news: News, open_to: Callable[[Principal, str, str], bool]) -> None:
         """``open_to``: whether a room of that name, if it is one, is open to (principal, agent)."""
         self._core = core
-        self._directory = directory
+        self._news = news
         self._open_to = open_to
         self._by_level: dict[str, Scheme] = {}
         core.permits = self.permits
@@ -89,9 +85,9 @@ class Schemes:
 
     def retained(self, filter_: str, kept: Callable[[str], Message | None]) -> Iterator[Message]:
         """All retained values that match, worked out or ``kept``. Who may read each is the caller's business."""
-        if filter_.startswith(MESH):
-            for name, payload in self._directory.projected(filter_):
-                yield self._projected(name, payload)
+        projection = self._news.projection(filter_)
+        if projection is not None:
+            yield from projection.find(filter_)
             return
         scheme = self.of(filter_)
         if scheme is not None:
@@ -100,9 +96,3 @@ class Schemes:
             message = None if scheme is not None and scheme.takes(name) else kept(name)
             if message is not None:
                 yield message
-
-    def _projected(self, name: str, payload: bytes) -> Message:
-        envelope = Envelope(content_type="application/json", text=True)
-        message = Message(name, payload, 1, "", True, envelope)
-        message.time_ms = self._core.now_ms
-        return message

@@ -329,10 +329,12 @@ class Mesh:
     def _mqtt(self, bound: dict[str, list[socket.socket]], limits: ConnectionLimits) -> list[Listener]:
         from dragoman.adapters.mqtt.listener import Listener as MqttListener
         from dragoman.adapters.mqtt.realm import Realm
+        from dragoman.adapters.mqtt.sys_tree import SysTree
 
         assert self._authenticator is not None
         self._mqtt_realm = realm = Realm(self.broker, self._authenticator, self.config.mqtt)
         realm.standings.load()
+        SysTree(realm, __version__).start()
         if self.config.a2a.mqtt:
             from dragoman.adapters.a2a.over_mqtt import OverMqtt
 

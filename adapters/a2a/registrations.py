@@ -187,14 +187,14 @@ class Registrations:
         name = DISCOVERY + self._places.of(agent)
         if self._broker.channels.find(name) is not None or self._broker.core.filters.match(name):
             message = self._message(entry, name)
-            self._broker.tell(name, message.payload or b"", (message.envelope or EMPTY).headers)
+            self._broker.news.tell(name, message.payload or b"", (message.envelope or EMPTY).headers)
 
     def _gone(self, agent: str) -> None:
         name = DISCOVERY + self._places.of(agent)
         if self._native.pop(agent, None) is not None or self._broker.retained_of(name) is not None:
             self._broker.say(InnerSession(MESH), Message(name, b"", Wish.AT_LEAST_ONCE, "", True))
         else:
-            self._broker.tell(name, b"")
+            self._broker.news.tell(name, b"")
 
     # -- read ----------------------------------------------------------------------------------------
 

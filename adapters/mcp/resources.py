@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 SCAN_CHUNK: Final = 2_000
 """Channels looked at before others get their turn."""
 
-NEWS_ROOT: Final = "$mesh/"
 
 TEMPLATES: Final[tuple[JsonObject, ...]] = (
     {
@@ -68,10 +67,6 @@ def read_channel(broker: Broker, session: McpSession, uri: str, missing: int = I
     if isinstance(name, Refusal):
         raise RpcError(INVALID_PARAMS, f"{name.reason.value}: {name.detail}", {"uri": uri})
     if broker.may_read(session, name):
-        if name.startswith(NEWS_ROOT):
-            for projected, payload in broker.directory.projected(name):
-                if projected == name:
-                    return resource_json(uri, payload, "application/json")
         message = value_of(broker, name)
         if message is not None and message.payload is not None:
             return resource_json(uri, message.payload, _content_type(message))

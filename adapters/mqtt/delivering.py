@@ -86,7 +86,7 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
         elif qos and logged:
             _skip(session, message)
         return True
-    session.out_count += 1
+    session.count_out(message.payload or b"")
     head, tail = parts
     if not qos:
         session.send(head + tail)

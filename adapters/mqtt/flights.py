@@ -54,6 +54,7 @@ def _resend(session: MqttSession, packet_id: int, flight: Flight) -> None:
         return
     flight.sent = True
     session.window += 1
+    session.count_out(payload)
     session.send(frame)
 
 

@@ -28,6 +28,7 @@ HELD_MAX: Final = 64
 
 def begin(session: MqttSession, packet: Connect) -> None:
     """CONNECT has come: check what can be checked at once, then ask who it is."""
+    session.realm.traffic.connects += 1
     session.version = session.decoder.version
     session.form = FORM_5 if session.version == 5 else FORM_4
     session.connect = packet
@@ -134,6 +135,7 @@ def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | N
     _agree(session, packet)
     session.phase = Phase.OPEN
     session.decoder.admit()
+    realm.traffic.entered()
     properties = _connack(session, packet, client_id, expiry_s) if session.version == 5 else None
     session.send(encode_connack(session.version, present, 0, properties))
     session.wire.accepted()
@@ -251,6 +253,7 @@ def leave(session: MqttSession, *, clean: bool, resumed: bool = False) -> None:
     realm = session.realm
     standing = session.standing
     keeps = standing.kept
+    realm.traffic.left()
     realm.broker.detach(session)
     session.subscriptions.clear()
     session.owe_nothing()

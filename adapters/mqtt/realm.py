@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mqtt.standing import Standings
+from dragoman.adapters.mqtt.traffic import Traffic
 from dragoman.broker.bans import CLIENT, Ban
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Realm:
         self.gate = broker.gate
         self.metrics = broker.metrics
         self.counters = broker.metrics.wire("mqtt")
+        self.traffic = Traffic()
         self.authenticator = authenticator
         self.settings = settings
         self.standings = Standings(broker, settings, authenticator.named)

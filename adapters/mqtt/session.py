@@ -88,6 +88,9 @@ class MqttSession:
         "_in_bytes",
         "_in_count",
         "_out_bytes_max",
+        "_out_count",
+        "_out_frames",
+        "_out_payload",
         "_payload_max",
         "_routes",
         "again",
@@ -105,7 +108,6 @@ class MqttSession:
         "loopback",
         "out",
         "out_bytes",
-        "out_count",
         "out_form",
         "owed",
         "packet_max",
@@ -165,7 +167,10 @@ class MqttSession:
         self._payload_max = realm.core.settings.message_bytes_max
         self._in_count = 0
         self._in_bytes = 0
-        self.out_count = 0
+        # Of what is in ``out``: frames that did not go the fast way, the deliveries among them, payload bytes of all.
+        self._out_frames = 0
+        self._out_count = 0
+        self._out_payload = 0
         self._held: deque[tuple[int, bytes]] = deque()
         self._routes: dict[bytes, Route] = {}
         self.uncommitted = 0
@@ -183,6 +188,7 @@ class MqttSession:
         self.realm.counters.bytes_in += len(data)
         self._gathering = True
         packets = self.decoder.feed(data)
+        self.realm.traffic.packets_in += len(packets)
         for packet in packets:
             if type(packet) is Publish and self.phase is Phase.OPEN:
                 self._publish(packet)
@@ -202,9 +208,11 @@ class MqttSession:
 
     def _count_in(self) -> None:
         """Counters are touched once a feed, not once a message."""
-        metrics = self.realm.metrics
+        metrics, traffic = self.realm.metrics, self.realm.traffic
         metrics.messages_in += self._in_count
         metrics.bytes_in += self._in_bytes
+        traffic.publishes_in += self._in_count
+        traffic.publish_bytes_in += self._in_bytes
         self._in_count = 0
         self._in_bytes = 0
 
@@ -256,6 +264,7 @@ class MqttSession:
         if route is None or route.generation != self._gate.generation or not route.channel.open:
             found = self._find_route(packet)
             if found is None:
+                self.realm.traffic.set_aside(packet)
                 return
             route = found
         payload = packet.payload
@@ -381,7 +390,8 @@ class MqttSession:
                 self.wire.wake()
             out.append(frame)
             self.out_bytes += size
-            self.out_count += 1
+            if message.payload:
+                self._out_payload += len(message.payload)
             return True
         return delivering.deliver(self, feed, message)
 
@@ -422,18 +432,35 @@ class MqttSession:
         """Adds a frame to what goes out this turn."""
         self.out.append(frame)
         self.out_bytes += len(frame)
+        self._out_frames += 1
         if not self._gathering:
             self.wire.wake()
 
+    def count_out(self, payload: bytes) -> None:
+        """A frame on its way to ``send`` is a delivery of this payload."""
+        self._out_count += 1
+        self._out_payload += len(payload)
+
     def take_out(self) -> bytes:
         """What is to be written now, in one piece."""
-        data = b"".join(self.out) if len(self.out) != 1 else self.out[0]
+        frames = len(self.out)
+        data = b"".join(self.out) if frames != 1 else self.out[0]
         self.out.clear()
         self.out_bytes = 0
-        self.realm.counters.bytes_out += len(data)
-        self.realm.metrics.messages_out += self.out_count
-        self.out_count = 0
+        self._count_out(frames, len(data))
         return data
+
+    def _count_out(self, frames: int, size: int) -> None:
+        """Counters are touched once a turn; what went the fast way is what is left of the frames."""
+        realm = self.realm
+        deliveries = frames - self._out_frames + self._out_count
+        realm.counters.bytes_out += size
+        realm.metrics.messages_out += deliveries
+        realm.metrics.bytes_out += self._out_payload
+        realm.traffic.packets_out += frames
+        realm.traffic.publishes_out += deliveries
+        realm.traffic.publish_bytes_out += self._out_payload
+        self._out_frames = self._out_count = self._out_payload = 0
 
     def problem(self, refusal: Refusal) -> Properties | None:
         """A reason string, unless the client wants none (§3.1.2.11.7)."""
@@ -485,4 +512,4 @@ class MqttSession:
             handshake.leave(self, clean=False)
         self.phase = Phase.CLOSED
         self.out.clear()
-        self.out_bytes = 0
+        self.out_bytes = self._out_frames = self._out_count = self._out_payload = 0

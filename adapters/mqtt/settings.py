@@ -83,6 +83,14 @@ class MqttSettings:
         choices=("reveal", "conceal"),
         why="what a refused filter of a 5.0 client is answered with: why, or 0x80, which does not tell",
     )
+    sys_interval_s: int = key(
+        10,
+        unit="s",
+        low=0,
+        high=65_535,
+        why="how often $SYS/broker/... is looked at, and what has changed there told; 0 = there is no $SYS",
+        peers="mosquitto 10",
+    )
     denied_publish: str = key(
         "drop",
         choices=("drop", "disconnect"),

@@ -165,6 +165,10 @@ class Standings:
         self._settings = settings
         self.wills = Wills(broker, named)
         self.by_client: dict[str, Standing] = {}
+        #: filters of all sessions, without and with ``$share/``
+        self.filters = 0
+        self.shared_filters = 0
+        self.expired_total = 0
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -176,7 +180,8 @@ class Standings:
         for _, row in rows:
             standing = Standing(row.client_id, row.principal)
             standing.expiry_s = row.expiry_s
-            standing.filters = dict(row.filters)
+            for filter_, kept in row.filters.items():
+                self.keep_filter(standing, filter_, kept)
             standing.agent = row.agent
             standing.gone_ms = row.gone_ms or now_ms
             self.by_client[standing.client_id] = standing
@@ -310,6 +315,8 @@ class Standings:
         self.wills.session_over(standing.key)
         if self.by_client.get(standing.client_id) is standing:
             del self.by_client[standing.client_id]
+            for filter_ in standing.filters:
+                self._count_filter(filter_, -1)
         if standing.backlog is not None:
             self._forget(standing)
             self._broker.groups.ended(standing.agent)
@@ -342,7 +349,29 @@ class Standings:
         standing.timer = self._broker.timers.after(max(0, left_ms), self._expire, standing)
 
     def _expire(self, standing: Standing) -> None:
+        self.expired_total += 1
         self.end(standing)
+
+    # -- filters -------------------------------------------------------------------------------------
+
+    def keep_filter(self, standing: Standing, filter_: str, row: FilterRow) -> None:
+        """The client subscribes so, now or anew. Not written: see ``save``."""
+        if filter_ not in standing.filters:
+            self._count_filter(filter_, 1)
+        standing.filters[filter_] = row
+
+    def drop_filter(self, standing: Standing, filter_: str) -> bool:
+        """It does so no longer; False if it never did. Not written: see ``save``."""
+        if standing.filters.pop(filter_, None) is None:
+            return False
+        self._count_filter(filter_, -1)
+        return True
+
+    def _count_filter(self, filter_: str, n: int) -> None:
+        if filter_.startswith("$share/"):
+            self.shared_filters += n
+        else:
+            self.filters += n
 
     # -- rows ----------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ def _one(session: MqttSession, wanted: Wanted, identifier: int, replays: list[Su
     if isinstance(subscription, Refusal):
         told = session.version == 5 and session.realm.settings.denied_subscribe == "reveal"
         return mapping.code_for(codes.SUBACK, subscription.reason) if told else SUBACK_FAILURE
-    session.standing.filters[wanted.filter] = row
+    session.realm.standings.keep_filter(session.standing, wanted.filter, row)
     handling = wanted.retain_handling
     if subscription is not None and (handling == SEND_RETAINED or (handling == SEND_RETAINED_IF_NEW and not known)):
         replays.append(subscription)
@@ -108,7 +108,7 @@ def restore(session: MqttSession) -> None:
     """Makes the subscriptions of a resumed session live again; what the gate now denies is dropped and counted."""
     for filter_, row in list(session.standing.filters.items()):
         if isinstance(_enter(session, filter_, row), Refusal):
-            del session.standing.filters[filter_]
+            session.realm.standings.drop_filter(session.standing, filter_)
             session.realm.metrics.drop("subscription-no-longer-allowed")
 
 
@@ -121,7 +121,7 @@ def unsubscribe(session: MqttSession, packet: Unsubscribe) -> None:
 
 
 def _out(session: MqttSession, filter_: str) -> int:
-    if session.standing.filters.pop(filter_, None) is None:
+    if not session.realm.standings.drop_filter(session.standing, filter_):
         return Code.NO_SUBSCRIPTION_EXISTED
     shared = parse_shared(filter_)
     if shared is not None:
