@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from dragoman.broker.gate import Gate
     from dragoman.broker.log.contract import Log
     from dragoman.broker.metrics import Metrics
+    from dragoman.broker.rates import Limiter
     from dragoman.broker.session import KeptSessions, Session
     from dragoman.broker.settings import BrokerSettings
     from dragoman.broker.settings_agents import AgentSettings
@@ -252,8 +253,11 @@ class Broker:
 
     # -- publishing ----------------------------------------------------------------------------------
 
-    def route(self, session: Session, name: str) -> Route | Refusal:
-        """The session's way into a channel: name and gate are checked once, the channel exists from now on."""
+    def route(self, session: Session, name: str, limiters: tuple[Limiter, ...] | None = None) -> Route | Refusal:
+        """The session's way into a channel: name and gate are checked once, the channel exists from now on.
+
+        ``limiters``: what is asked per message; None = the gate's for the session's principal.
+        """
         refusal = self._ending() or check_name(name) or self._may(session, Action.PUBLISH, name)
         if refusal is not None:
             return self._no(refusal)
@@ -261,7 +265,9 @@ class Broker:
         if isinstance(channel, Refusal):
             return self._no(channel)
         verdict = self.gate.check(session.principal, Action.PUBLISH, name, session.agent)
-        return Route(self.core, channel, self.gate.limiter(session.principal), verdict is Verdict.INSPECT)
+        if limiters is None:
+            limiters = self.gate.limiters(session.principal)
+        return Route(self.core, channel, limiters, verdict is Verdict.INSPECT)
 
     def publish(self, session: Session, message: Message, dedupe: tuple[str, str] | None = None) -> Ticket | Refusal:
         """Says something in the channel ``message.name``. ``DONE``, a ticket, or a counted Refusal; never raises.

@@ -15,10 +15,12 @@ channel when the route is built, so a wildcard never shows what its reader may n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from dragoman.broker.principal import EMBEDDED, MESH, Principal
+from dragoman.broker.rates import Limiter, limiters_of
 from dragoman.broker.rules import Rule, covers, matches, names, overlaps
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -76,54 +78,17 @@ assert len(_WORDS) == len(Action)
 
 
 @final
-class Limiter:
-    """A token bucket of plain integers, one a principal, shared by all its connections."""
-
-    __slots__ = ("_burst", "_last_ms", "_rate", "_tokens")
-
-    def __init__(self, messages_per_s: int, burst: int) -> None:
-        self._rate = messages_per_s
-        self._burst = burst * 1000
-        self._tokens = self._burst
-        self._last_ms = -1
-
-    def take(self, now_ms: int, n: int = 1) -> int:
-        """Takes ``n`` messages and answers 0, or takes nothing and answers the milliseconds to wait.
-
-        ``now_ms`` is the monotonic clock's. More than the burst at once passes when the bucket is full, on credit;
-        otherwise it never would.
-        """
-        rate = self._rate
-        if rate == 0:
-            return 0
-        if now_ms > self._last_ms:
-            if self._last_ms >= 0:
-                self._tokens = min(self._burst, self._tokens + (now_ms - self._last_ms) * rate)
-            self._last_ms = now_ms
-        needed = min(n * 1000, self._burst)
-        if self._tokens >= needed:
-            self._tokens -= n * 1000
-            return 0
-        return -((self._tokens - needed) // rate)
-
-    def change(self, messages_per_s: int, burst: int) -> None:
-        """New limits after a reload, for connections that already hold this limiter."""
-        self._rate = messages_per_s
-        self._burst = burst * 1000
-        self._tokens = min(self._tokens, self._burst)
-
-
-@final
 class Gate:
     """Judges by rules. ``generation`` grows whenever answers may have changed: keep it beside a remembered answer."""
 
-    __slots__ = ("_limiters", "_rules", "_settings", "_verdicts", "generation")
+    __slots__ = ("_limiters", "_rules", "_settings", "_total", "_verdicts", "generation")
 
     def __init__(self, settings: GateSettings) -> None:
         self.generation = 0
         self._verdicts: dict[tuple[str, int, str, str], Answer] = {}
         # One a principal; principals come from the configuration, which bounds this.
-        self._limiters: dict[str, tuple[Principal, Limiter]] = {}
+        self._limiters: dict[str, tuple[Principal, tuple[Limiter, ...]]] = {}
+        self._total = limiters_of(*_total(settings))
         self._install(settings)
 
     def replace(self, settings: GateSettings) -> None:
@@ -135,8 +100,9 @@ class Gate:
     def _install(self, settings: GateSettings) -> None:
         self._settings = settings
         self._rules = [_rule(number, rule) for number, rule in enumerate(settings.rules, start=1)]
-        for principal, limiter in self._limiters.values():
-            limiter.change(*self._rate(principal))
+        _change(self._total, _total(settings))
+        for principal, limiters in self._limiters.values():
+            _change(limiters, self._rate(principal))
 
     def check(self, principal: Principal, action: Action, resource: str, agent: str = "") -> Answer:
         """Whether ``principal``, speaking as ``agent``, may do ``action`` to ``resource``.
@@ -167,23 +133,27 @@ class Gate:
             self._verdicts[remembered] = answer
         return answer
 
-    def limiter(self, principal: Principal) -> Limiter | None:
-        """The principal's rate limit, or None if it has none. Ask again when ``generation`` has grown."""
-        known = self._limiters.get(principal.name)
-        if known is not None:
-            return known[1]
-        messages_per_s, burst = self._rate(principal)
-        if messages_per_s == 0:
-            return None
-        limiter = Limiter(messages_per_s, burst)
-        self._limiters[principal.name] = (principal, limiter)
-        return limiter
+    def limiters(self, principal: Principal) -> tuple[Limiter, ...]:
+        """What limits how fast the principal publishes: its own rates and the whole mesh's, those that are on.
 
-    def _rate(self, principal: Principal) -> tuple[int, int]:
+        Ask again when ``generation`` has grown. The mesh itself and the program that embeds it have none.
+        """
+        if principal is MESH or principal is EMBEDDED:
+            return ()
+        known = self._limiters.get(principal.name)
+        if known is None:
+            rate = self._rate(principal)
+            if rate[0] or rate[2]:
+                known = self._limiters[principal.name] = (principal, limiters_of(*rate))
+        own = known[1] if known is not None else ()
+        return tuple(limiter for limiter in (*own, *self._total) if limiter.on)
+
+    def _rate(self, principal: Principal) -> tuple[int, int, int, int]:
         for rate in self._settings.rates:
             if names(rate.who, principal):
-                return rate.messages_per_s, rate.burst
-        return self._settings.messages_per_s, self._settings.burst
+                return rate.messages_per_s, rate.burst, rate.bytes_per_s, rate.bytes_burst
+        settings = self._settings
+        return settings.messages_per_s, settings.burst, settings.bytes_per_s, settings.bytes_burst
 
     def _judge(self, principal: Principal, action: Action, resource: str, agent: str) -> Answer:
         levels = resource.split("/")
@@ -223,3 +193,18 @@ def _rule(number: int, settings: RuleSettings) -> Rule:
     for word in settings.actions:
         actions |= words[word]
     return Rule(allow=allow, who=settings.who, actions=actions, filters=settings.filters, text=f"gate rule {number}")
+
+
+def _total(settings: GateSettings) -> tuple[int, int, int, int]:
+    return (
+        settings.total_messages_per_s,
+        settings.total_burst,
+        settings.total_bytes_per_s,
+        settings.total_bytes_burst,
+    )
+
+
+def _change(limiters: Sequence[Limiter], rate: tuple[int, int, int, int]) -> None:
+    messages, weight = limiters
+    messages.change(rate[0], rate[1])
+    weight.change(rate[2], rate[3])

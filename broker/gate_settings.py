@@ -65,6 +65,8 @@ class RateSettings:
     )
     messages_per_s: int = key(0, unit="messages per second", low=0, why="0 = no limit")
     burst: int = key(1_000, unit="messages", low=1, why="how much may come at once after a pause")
+    bytes_per_s: int = key(0, unit="bytes per second", low=0, why="of payload; 0 = no limit")
+    bytes_burst: int = key(1 << 20, unit="bytes", low=1, why="how much may come at once after a pause")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,16 @@ class GateSettings:
         why="per principal; 0 = no limit, since a plant's rate is not ours to guess",
     )
     burst: int = key(1_000, unit="messages", low=1, why="per principal; how much may come at once after a pause")
+    bytes_per_s: int = key(0, unit="bytes per second", low=0, why="payload, per principal; 0 = no limit")
+    bytes_burst: int = key(1 << 20, unit="bytes", low=1, why="per principal; how much may come at once after a pause")
+    total_messages_per_s: int = key(0, unit="messages per second", low=0, why="all principals together; 0 = no limit")
+    total_burst: int = key(10_000, unit="messages", low=1, why="all together; how much may come at once after a pause")
+    total_bytes_per_s: int = key(
+        0, unit="bytes per second", low=0, why="payload, all principals together; 0 = no limit"
+    )
+    total_bytes_burst: int = key(
+        16 << 20, unit="bytes", low=1, why="all together; how much may come at once after a pause"
+    )
     verdicts_max: int = key(
         65_536, unit="entries", low=1, why="remembered answers; forgotten all at once when full, about 200 bytes each"
     )

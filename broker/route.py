@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from dragoman.broker.gate import Action, Limiter
+from dragoman.broker.gate import Action
 from dragoman.broker.log.contract import Ticket
+from dragoman.broker.rates import Limiter, take
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -25,16 +26,16 @@ class Route:
     ``inspect``: the gate wants to see each message; the broker asks it, the holder does nothing.
     """
 
-    __slots__ = ("_core", "_limiter", "channel", "direct", "generation", "inspect", "name")
+    __slots__ = ("_core", "_limiters", "channel", "direct", "generation", "inspect", "name")
 
-    def __init__(self, core: Core, channel: Channel, limiter: Limiter | None, inspect: bool) -> None:
+    def __init__(self, core: Core, channel: Channel, limiters: tuple[Limiter, ...], inspect: bool) -> None:
         self._core = core
         self.generation = core.gate.generation
-        self._limiter = limiter
+        self._limiters = limiters
         self.channel = channel
         self.name = channel.name
         self.inspect = inspect
-        self.direct = limiter is None and not inspect
+        self.direct = not limiters and not inspect
 
     @property
     def valid(self) -> bool:
@@ -47,8 +48,8 @@ class Route:
         Answers ``DONE``, a ticket the session will hear about, or a counted Refusal; never raises.
         """
         core = self._core
-        if self._limiter is not None or self.inspect:
-            refusal = self._judge(session)
+        if self._limiters or self.inspect:
+            refusal = self._judge(session, 1, len(message.payload or b""))
             if refusal is not None:
                 core.metrics.refuse(refusal.reason)
                 return refusal
@@ -64,7 +65,7 @@ class Route:
         """Publishes several messages at once into ``channel``: this route's, or a partition of it. See ``publish``."""
         core = self._core
         assert channel is self.channel or channel.head is self.channel, "a partition of some other channel"
-        refusal = self._judge(session, bundle.count)
+        refusal = self._judge(session, bundle.count, len(bundle.body))
         answer = channel.append_bundle(bundle) if refusal is None else refusal
         if isinstance(answer, Refusal):
             core.metrics.refuse(answer.reason)
@@ -74,10 +75,10 @@ class Route:
         core.commits.tell(answer, session)
         return answer
 
-    def _judge(self, session: Session, count: int = 1) -> Refusal | None:
+    def _judge(self, session: Session, count: int, size: int) -> Refusal | None:
         core = self._core
-        if self._limiter is not None:
-            wait_ms = self._limiter.take(core.monotonic_ms, count)
+        if self._limiters:
+            wait_ms = take(self._limiters, core.monotonic_ms, count, size)
             if wait_ms:
                 return Refusal(
                     Reason.RATE_EXCEEDED,

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from dragoman.broker.gate import Action, Gate, Limiter, Verdict
+from dragoman.broker.gate import Action, Gate, Verdict
 from dragoman.broker.gate_settings import GateSettings, RateSettings, RuleSettings
-from dragoman.broker.principal import ANONYMOUS, EMBEDDED, Principal
+from dragoman.broker.principal import ANONYMOUS, EMBEDDED, MESH, Principal
+from dragoman.broker.rates import Limiter, overdraw, take
 from dragoman.routing.refusals import Reason, Refusal
 
 ANN = Principal("ann", frozenset({"ops"}))
@@ -212,13 +213,36 @@ def test_no_refusal_to_wait_zero() -> None:
 
 def test_rates_are_per_principal_and_follow_a_reload() -> None:
     judge = Gate(GateSettings(messages_per_s=10, burst=2, rates=(RateSettings(("@ops",), 0),)))
-    assert judge.limiter(ANN) is None
-    limiter = judge.limiter(BOB)
-    assert limiter is not None
-    assert limiter is judge.limiter(Principal("bob"))
-    assert limiter is not judge.limiter(ANONYMOUS)
+    assert judge.limiters(ANN) == judge.limiters(EMBEDDED) == judge.limiters(MESH) == ()
+    (limiter,) = judge.limiters(BOB)
+    assert judge.limiters(Principal("bob")) == (limiter,)
+    assert limiter not in judge.limiters(ANONYMOUS)
     assert [limiter.take(0) for _ in range(3)] == [0, 0, 100]
     judge.replace(GateSettings())
     assert [limiter.take(0) for _ in range(3)] == [0, 0, 0]
     judge.replace(GateSettings(rates=(RateSettings(("bob",), 1, 1),)))
     assert [limiter.take(0) for _ in range(3)] == [1000, 1000, 1000]
+
+
+def test_bytes_and_the_whole_mesh_have_rates_too() -> None:
+    judge = Gate(GateSettings(bytes_per_s=1_000, bytes_burst=100, total_messages_per_s=10, total_burst=3))
+    mine, all_of_us = judge.limiters(BOB)
+    assert (mine.weighs, all_of_us.weighs) == (True, False)
+    assert judge.limiters(ANN)[1] is all_of_us
+    assert take(judge.limiters(BOB), 0, 1, 90) == 0
+    assert take(judge.limiters(BOB), 0, 1, 60) == 50
+    assert take(judge.limiters(ANN), 0, 2, 0) == 0, "what was refused took nothing of the whole"
+    assert take(judge.limiters(ANN), 0, 1, 0) == 100
+    judge.replace(GateSettings(total_messages_per_s=10, total_burst=1))
+    assert judge.limiters(BOB) == (all_of_us,)
+    judge.replace(GateSettings())
+    assert judge.limiters(BOB) == ()
+
+
+def test_what_is_taken_on_credit_is_paid_off_by_waiting() -> None:
+    judge = Gate(GateSettings(messages_per_s=10, burst=2, bytes_per_s=100, bytes_burst=10))
+    both = judge.limiters(BOB)
+    assert overdraw(both, 0, 2, 10) == 0
+    assert overdraw(both, 0, 1, 20) == 200
+    assert overdraw(both, 100, 1, 0) == 100
+    assert overdraw(both, 1_000, 0, 0) == 0
