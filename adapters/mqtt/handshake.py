@@ -56,6 +56,9 @@ def begin(session: MqttSession, packet: Connect) -> None:
 
 
 def _unacceptable(session: MqttSession, packet: Connect) -> tuple[int, str] | None:
+    connects = session.realm.connects
+    if connects is not None and connects.take(session.realm.core.monotonic_ms):
+        return Code.CONNECTION_RATE_EXCEEDED, "more clients connect than mqtt.connects_per_s allows"
     if not packet.client_id and session.version < 5 and not packet.clean_start:
         return Code.CLIENT_IDENTIFIER_NOT_VALID, "an empty client id needs clean session 1 [3.1.1 3.1.3-8]"
     if not packet.client_id and session.version == 3:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from dragoman.adapters.mqtt import codes, mapping
+from dragoman.adapters.mqtt import codes, mapping, pacing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import encode_puback, encode_pubrec
 from dragoman.broker.log.contract import Ticket
@@ -71,7 +71,8 @@ def publish(session: MqttSession, packet: Publish, name: str, say: Say) -> None:
 
 
 def _overrun(session: MqttSession, packet: Publish) -> bool:
-    """More unacknowledged publishes than we offered [3.3.4-9]. 3.1.1 knows no such limit: it is not read meanwhile.
+    """More unacknowledged publishes than we offered [3.3.4-9]. 3.1.1 knows no such limit, and ``receive_max_policy``
+    may let it pass: then the client is not read until it is answered.
 
     What is owed holds other answers too, and PUBRECs whose ids are in ``received`` already.
     """
@@ -80,9 +81,14 @@ def _overrun(session: MqttSession, packet: Publish) -> bool:
     if (packet.qos == 2 and packet.packet_id in received) or unacknowledged < session.realm.settings.receive_max:
         return False
     if session.version == 5:
-        detail = "more publishes in flight than Receive Maximum allows"
-        session.fail(ProtocolError(Code.RECEIVE_MAXIMUM_EXCEEDED, detail))
-        return True
+        if session.realm.settings.receive_max_policy == "disconnect":
+            detail = "more publishes in flight than Receive Maximum allows"
+            session.fail(ProtocolError(Code.RECEIVE_MAXIMUM_EXCEEDED, detail))
+            return True
+        if not session.overruns:
+            session.realm.say("mqtt client exceeds Receive Maximum: %s", "taken all the same", session)
+        session.overruns += 1
+        session.realm.overruns_total += 1
     if session.owed:
         session.wire.hold(True)
     return False
@@ -97,12 +103,14 @@ def refuse(session: MqttSession, packet: Publish, refusal: Refusal) -> None:
     """Says no to a publish as the version and QoS allow (docs/crossings.md: refusals)."""
     if refusal.reason is Reason.NAME_INVALID:
         session.fail(ProtocolError(Code.TOPIC_NAME_INVALID, refusal.detail))
+    elif refusal.reason is Reason.RATE_EXCEEDED and session.realm.settings.rate_policy == pacing.DISCONNECT:
+        session.fail(ProtocolError(Code.MESSAGE_RATE_TOO_HIGH, refusal.detail))
     elif session.version == 5 and packet.qos:
         properties = session.problem(refusal)
         encode = encode_puback if packet.qos == 1 else encode_pubrec
         code = mapping.code_for(codes.PUBACK, refusal.reason)
         session.answer(Ticket(0), encode(5, packet.packet_id, code, properties), no_failure)
-    elif (refusal.reason in mapping.STORAGE and packet.qos) or session.realm.settings.denied_publish == "disconnect":
+    elif (refusal.reason in mapping.PASSING and packet.qos) or session.realm.settings.denied_publish == "disconnect":
         session.fail(ProtocolError(mapping.code_for(codes.DISCONNECT, refusal.reason), refusal.detail))
     else:
         session.realm.metrics.drop(f"publish-{refusal.reason.value}")

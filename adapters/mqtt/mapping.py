@@ -89,8 +89,8 @@ def code_for(kind: int, reason: Reason) -> Code:
     return Code.IMPLEMENTATION_SPECIFIC_ERROR
 
 
-STORAGE: Final = frozenset((Reason.STORAGE_FULL, Reason.STORAGE_FAILED))
-"""Refusals of what was wished durable: 3.1.1 cannot say them, so it closes and the client keeps its message."""
+PASSING: Final = frozenset((Reason.STORAGE_FULL, Reason.STORAGE_FAILED, Reason.RATE_EXCEEDED))
+"""Refusals of what may be taken later: 3.1.1 cannot say them, so it closes and the client keeps its message."""
 
 
 def to_message(packet: Publish, name: str, sender: str, now_ms: int) -> Message:

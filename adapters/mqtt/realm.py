@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 from dragoman.adapters.mqtt.standing import Standings
 from dragoman.adapters.mqtt.traffic import Traffic
 from dragoman.broker.bans import CLIENT, Ban
+from dragoman.broker.rates import Limiter
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.session import MqttSession
@@ -33,6 +34,14 @@ class Realm:
         self.settings = settings
         self.standings = Standings(broker, settings, authenticator.named)
         broker.kept_sessions["mqtt"] = self.standings
+        rate = settings.connects_per_s
+        self.connects = Limiter(rate, rate) if rate else None
+        self.paused_total = 0
+        self.overruns_total = 0
+        told = "Publishes beyond Receive Maximum that the policy let through"
+        self.metrics.probe("dragoman_mqtt_receive_max_exceeded", told, lambda: self.overruns_total, "counter")
+        told = "Times a client was not read because it published faster than its rates"
+        self.metrics.probe("dragoman_mqtt_paused", told, lambda: self.paused_total, "counter")
         broker.bans.follow(self._turn_out)
 
     def _turn_out(self, ban: Ban) -> None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
-from dragoman.adapters.mqtt import codes, delivering, enhanced, flights, handshake, intake, mapping, subscribing
+from dragoman.adapters.mqtt import codes, delivering, enhanced, flights, handshake, intake, mapping, pacing, subscribing
 from dragoman.adapters.mqtt.codec import Decoder
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import (
@@ -46,6 +46,7 @@ from dragoman.routing.refusals import Refusal
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.delivering import Aliases
     from dragoman.adapters.mqtt.realm import Realm
+    from dragoman.broker.rates import Limiter
     from dragoman.broker.route import Route
     from dragoman.broker.subscription import Feed, Subscription
 
@@ -96,12 +97,14 @@ class MqttSession:
         "again",
         "agent",
         "aliases",
+        "asked",
         "closing",
         "connect",
         "decoder",
         "early",
         "enhanced",
         "form",
+        "generation",
         "inflight_max",
         "keepalive_ms",
         "last_seen_ms",
@@ -109,13 +112,17 @@ class MqttSession:
         "out",
         "out_bytes",
         "out_form",
+        "overruns",
         "owed",
+        "own",
+        "pace",
         "packet_max",
         "paused",
         "peer",
         "phase",
         "principal",
         "realm",
+        "resting",
         "standing",
         "starved",
         "subscriptions",
@@ -177,6 +184,14 @@ class MqttSession:
         #: packet ids of the deliveries that a reconnect has yet to resend, and how many are unacknowledged on it
         self.again: dict[int, None] = {}
         self.window = 0
+        #: limiters of this connection alone; those paid off by not reading; those each route asks (``pacing``)
+        self.own: tuple[Limiter, ...] | None = None
+        self.pace: tuple[Limiter, ...] = ()
+        self.asked: tuple[Limiter, ...] = ()
+        self.generation = -1
+        self.resting = False
+        #: publishes beyond Receive Maximum that the policy let through
+        self.overruns = 0
 
     # -- from the socket -----------------------------------------------------------------------------
 
@@ -213,6 +228,8 @@ class MqttSession:
         metrics.bytes_in += self._in_bytes
         traffic.publishes_in += self._in_count
         traffic.publish_bytes_in += self._in_bytes
+        if self.pace:
+            pacing.spend(self, self._in_count, self._in_bytes)
         self._in_count = 0
         self._in_bytes = 0
 
@@ -294,7 +311,10 @@ class MqttSession:
             return None
         if len(self._routes) >= ROUTES_MAX:
             self._routes.clear()
-        found = self.realm.broker.route(self, name)
+        if self._gate.generation != self.generation:
+            self.generation = self._gate.generation
+            pacing.begin(self)
+        found = self.realm.broker.route(self, name, self.asked)
         if isinstance(found, Refusal):
             intake.refuse(self, packet, found)
             return None
@@ -361,7 +381,8 @@ class MqttSession:
     def _read_on(self) -> None:
         if not self.owed:
             self.uncommitted = 0
-            self.wire.hold(False)
+            if not self.resting:
+                self.wire.hold(False)
         if self.starved and not self.paused and not self._gathering and self.phase is Phase.OPEN:
             self.realm.core.loop.call_soon(self.go_on)
 

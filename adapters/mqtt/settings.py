@@ -29,6 +29,12 @@ class MqttSettings:
         why="QoS 1 and 2 publishes of one client not yet acknowledged; more is answered with 0x93",
         peers="mosquitto 20, EMQX 32, HiveMQ 10",
     )
+    receive_max_policy: str = key(
+        "disconnect",
+        choices=("disconnect", "warn"),
+        why="5.0 clients that exceed it; warn = counted, one line in the log, and not read until they are answered",
+        peers="mosquitto 2.1.1 and later let it pass",
+    )
     inflight_max: int = key(
         1_024,
         unit="messages",
@@ -96,4 +102,29 @@ class MqttSettings:
         choices=("drop", "disconnect"),
         why="QoS 0 (and 3.1.1) publishes that may not be made: nothing in the protocol can say no to them",
         peers="mosquitto drops",
+    )
+    connects_per_s: int = key(
+        0,
+        unit="clients per second",
+        low=0,
+        why="taken in, all listeners together; more are told 0x9F (3.1.1: 3) and come back; 0 = no limit",
+        peers="EMQX 1000 connections a listener",
+    )
+    client_messages_per_s: int = key(
+        0, unit="messages per second", low=0, why="published by one connection; 0 = no limit"
+    )
+    client_burst: int = key(
+        1_000, unit="messages", low=1, why="per connection; how much may come at once after a pause"
+    )
+    client_bytes_per_s: int = key(
+        0, unit="bytes per second", low=0, why="payload published by one connection; 0 = no limit"
+    )
+    client_bytes_burst: int = key(
+        1 << 20, unit="bytes", low=1, why="per connection; how much may come at once after a pause"
+    )
+    rate_policy: str = key(
+        "pause",
+        choices=("pause", "refuse", "disconnect"),
+        why="beyond these rates or the gate's: not read for a while, told 0x97 (QoS 0: dropped), or closed with 0x96",
+        peers="EMQX pauses",
     )

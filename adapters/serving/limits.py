@@ -5,23 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from dragoman.adapters.serving.sockets import address_block, is_loopback
+from dragoman.broker.clock import SystemClock
+from dragoman.broker.rates import Limiter
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.adapters.serving.settings import LimitSettings
     from dragoman.broker.bans import Bans
+    from dragoman.broker.clock import Clock
 
 RETRY_MS = 5_000
+
+BLOCKS_MAX = 65_536
+"""Address blocks whose connection rate is remembered, about 200 bytes each."""
 
 
 @final
 class ConnectionLimits:
     """Counts the connections of all listeners of a mesh. Every ``admit`` that let in is followed by one ``leave``."""
 
-    def __init__(self, settings: LimitSettings, bans: Bans | None = None) -> None:
-        """``bans``: the mesh's; None = nobody is banned."""
+    def __init__(self, settings: LimitSettings, bans: Bans | None = None, clock: Clock | None = None) -> None:
+        """``bans``: the mesh's; None = nobody is banned. ``clock``: None = the system's."""
         self.settings = settings
         self._bans = bans
+        self._clock: Clock = clock or SystemClock()
+        rate = settings.connections_per_s
+        self._rate = Limiter(rate, rate) if rate else None
+        #: the rates of blocks that came lately; all are forgotten at once when there are too many
+        self._rates: dict[str, Limiter] = {}
         self.open = 0
         # Only blocks that have a connection now, so connections_max bounds it.
         self._by_block: dict[str, int] = {}
@@ -36,10 +47,28 @@ class ConnectionLimits:
         count = self._by_block.get(block, 0)
         if block and count >= self.settings.connections_per_address_max:
             return Refusal(Reason.QUOTA_EXCEEDED, f"{block} has {count} connections already", RETRY_MS)
+        wait_ms = self._wait(block)
+        if wait_ms:
+            return Refusal(Reason.RATE_EXCEEDED, "more connections come than may be accepted", wait_ms)
         self.open += 1
         if block:
             self._by_block[block] = count + 1
         return None
+
+    def _wait(self, block: str) -> int:
+        """Milliseconds until another connection from there may come. An address that floods takes nothing of others."""
+        now_ms = self._clock.monotonic_ms()
+        rate = self.settings.connections_per_address_per_s
+        if rate and block:
+            own = self._rates.get(block)
+            if own is None:
+                if len(self._rates) >= BLOCKS_MAX:
+                    self._rates.clear()
+                own = self._rates[block] = Limiter(rate, rate)
+            wait_ms = own.take(now_ms)
+            if wait_ms:
+                return wait_ms
+        return self._rate.take(now_ms) if self._rate is not None else 0
 
     def leave(self, host: str) -> None:
         """Counts a connection out that was let in."""

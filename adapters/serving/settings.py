@@ -173,6 +173,18 @@ class LimitSettings:
     connections_per_address_max: int = key(
         10_000, unit="connections", low=1, why="per IPv4 address or IPv6 /64; not applied to this machine itself"
     )
+    connections_per_s: int = key(
+        0,
+        unit="connections per second",
+        low=0,
+        why="accepted, all protocols; more are closed at once; as many may come at once; 0 = no limit",
+    )
+    connections_per_address_per_s: int = key(
+        0,
+        unit="connections per second",
+        low=0,
+        why="per IPv4 address or IPv6 /64; not applied to this machine itself; 0 = no limit",
+    )
     connect_deadline_s: float = key(
         10.0, unit="s", low=1, why="from the connection to a complete login", peers="EMQX 15 s, mosquitto 30 s"
     )

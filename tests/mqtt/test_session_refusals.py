@@ -131,7 +131,7 @@ def test_too_many_subscriptions_are_told_by_filter():
 
 def test_more_messages_than_the_rate_allows():
     gate = GateSettings(rates=(RateSettings(who=("anonymous",), messages_per_s=1, burst=2),))
-    world = World(gate=gate)
+    world = World(MqttSettings(rate_policy="refuse"), gate=gate)
     client = world.connected("c")
     for packet_id in range(1, 5):
         client.publish("a", b"", 1, packet_id=packet_id)

@@ -269,7 +269,7 @@ class World:
         self.authenticator = Authenticator(login or LoginSettings(), self.loop, self.metrics, self.broker.bans)
         self.realm = Realm(self.broker, self.authenticator, mqtt or MqttSettings())
         self.realm.standings.load()
-        self.limits = ConnectionLimits(limits or LimitSettings(), self.broker.bans)
+        self.limits = ConnectionLimits(limits or LimitSettings(), self.broker.bans, self.clock)
         self.listener = Listener(self.realm, self.limits, [])
         self.clients: list[Client] = []
         self._kept: dict[str, Any] = {}
