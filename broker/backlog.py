@@ -8,7 +8,7 @@ behind, it scans the log from its place. So an absent reader costs a row and its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from dragoman.broker.log.contract import Position, Table
 from dragoman.broker.rows import Row, decode_row, encode_row
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 
 SCAN_BYTES: Final = 256 * 1024
 SCANS_PER_TURN: Final = 16
+
+
+TRIMS_PER_SWEEP: Final = 100
+"""Readers whose too old messages are looked for at a sweep; the others' at the next ones."""
+
+
+class Bounds(NamedTuple):
+    """What may wait for a reader that is behind, what it has taken not counted; 0 = as much as the log holds."""
+
+    messages: int
+    bytes: int
+    age_ms: int
 
 
 class CursorRow(Row):
@@ -43,11 +55,13 @@ class Backlog:
     before it could be offered. ``reader``: the session that is attached for it, if one is.
 
     ``waiting`` messages and bytes have come since it fell behind or the mesh started, and were not offered yet;
-    ``lost``: taken away by a limit since the mesh started.
+    ``lost``: taken away by a limit since the mesh started. When ``bounds`` are exceeded, ``overflowed`` is called in
+    a later turn (None: ``trim``), and ``dropped`` with each message that ``trim`` lets go.
     """
 
     __slots__ = (
         "_backlogs",
+        "_called",
         "_counted",
         "_done",
         "_epoch",
@@ -58,10 +72,14 @@ class Backlog:
         "_reading",
         "_wanted",
         "behind",
+        "bounds",
+        "dropped",
         "key",
         "lost",
         "next",
         "offer",
+        "oldest_ms",
+        "overflowed",
         "reader",
         "saved",
         "skipped",
@@ -86,6 +104,12 @@ class Backlog:
         self._wanted: dict[int, bool] = {}
         self._exact = False
         self.reader: Session | None = None
+        self.bounds: Bounds | None = None
+        self.overflowed: Callable[[], object] | None = None
+        self.dropped: Callable[[Message], object] | None = None
+        self._called = False
+        #: nothing that waits is older, wall clock; 0 = nobody has looked
+        self.oldest_ms = 0
         self.lost = 0
         self.waiting = 0
         self.waiting_bytes = 0
@@ -179,8 +203,20 @@ class Backlog:
                 return
             self.behind = True
             self._counted = message.position
+            self.oldest_ms = message.time_ms
         self.waiting += 1
         self.waiting_bytes += len(message.payload or b"")
+        if self.bounds is not None and not self._called and self._exceeds(self.bounds):
+            self._called = True
+            self._backlogs.core.loop.call_soon(self._overflow)
+
+    def _exceeds(self, bounds: Bounds) -> bool:
+        return 0 < bounds.messages < self.waiting or 0 < bounds.bytes < self.waiting_bytes
+
+    def _overflow(self) -> None:
+        self._called = False
+        if self.behind and self.bounds is not None and self._exceeds(self.bounds):
+            (self.overflowed or self.trim)()
 
     def missed(self, messages: Sequence[Message]) -> None:
         """Counts what a limit has taken away before it was offered."""
@@ -217,6 +253,7 @@ class Backlog:
         """The reader is gone for now. What is open stays open: it is the reader's to go on with when it comes back."""
         if not self.behind:
             self._counted = self.next = max(self.next, self._backlogs.core.log.end())
+            self.oldest_ms = self._backlogs.core.clock.now_ms()
         self.behind = True
         self._reading = False
         self._epoch += 1
@@ -233,12 +270,15 @@ class Backlog:
             self._scan()
 
     def _scan(self) -> None:
+        self._look(self._arrived)
+
+    def _look(self, then: Callable[[int, Sequence[Entry], int], None]) -> None:
         # The reader may come back to a mesh where nothing has happened for long: what has expired is judged by now.
         self._backlogs.core.tick()
         self._look_again()
         log = self._backlogs.core.log
         epoch = self._epoch
-        log.scan(Position(self.next), SCAN_BYTES, self.wants, lambda m, n: self._arrived(epoch, m, n), self._numbers())
+        log.scan(Position(self.next), SCAN_BYTES, self.wants, lambda m, n: then(epoch, m, n), self._numbers())
 
     def _arrived(self, epoch: int, entries: Sequence[Entry], following: int) -> None:
         if epoch != self._epoch:
@@ -287,6 +327,60 @@ class Backlog:
                 self.skipped(message)
             return True
         return message.position < self._since(message.name)
+
+    # -- what may not wait any longer --------------------------------------------------------------
+
+    def trim(self) -> None:
+        """Lets the oldest go that wait until an eighth of the bounds is free, and all that is too old; a counted gap.
+
+        Of messages that came before the mesh started nobody knows how many there are: they go first. A reader
+        that is being read for is let be.
+        """
+        if self.behind and not self._reading and self.bounds is not None:
+            self._reading = True
+            self._look(self._beyond)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether something may wait that is too old."""
+        if self.bounds is None or not self.bounds.age_ms or not self.behind or self._reading:
+            return False
+        return self.oldest_ms <= self._backlogs.core.now_ms - self.bounds.age_ms
+
+    def _beyond(self, epoch: int, entries: Sequence[Entry], following: int) -> None:
+        if epoch != self._epoch:
+            return
+        assert self.bounds is not None, "a reader keeps its bounds"
+        bounds, now_ms = self.bounds, self._backlogs.core.now_ms
+        least = Bounds(bounds.messages - bounds.messages // 8, bounds.bytes - bounds.bytes // 8, 0)
+        count, over = 0, not entries
+        for message in self._backlogs.core.bundles.after(entries, self.next):
+            old = 0 < bounds.age_ms <= now_ms - message.time_ms
+            if not old and not self._exceeds(least):
+                over = True
+                self.oldest_ms = message.time_ms
+                break
+            if message.position not in self._done and not self._skips(message):
+                count += 1
+                if self.dropped is not None:
+                    self.dropped(message)
+            self._passed(message)
+        else:
+            self.next = max(self.next, following)
+            self.oldest_ms = now_ms
+        if count:
+            self._gap(count)
+            # Not with the next flush: what `dropped` has written must not be safe without it.
+            self._backlogs.save(self)
+        if over:
+            self._reading = False
+            self.resume()
+        else:
+            self._backlogs.core.loop.call_soon(self._trim_on, epoch)
+
+    def _trim_on(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            self._look(self._beyond)
 
     def advance(self) -> None:
         """Caught up, its place is the log's end: a scan need not begin where the last message it wanted was."""
@@ -354,8 +448,14 @@ class Backlogs:
 
     def advance(self) -> None:
         """Moves the places of those who are caught up behind all they did not want. Between two turns only."""
+        overdue: list[Backlog] = []
         for backlog in self._all.values():
             backlog.advance()
+            if backlog.overdue:
+                overdue.append(backlog)
+        # The oldest first, or a few of them would always be looked at and the others never.
+        for backlog in sorted(overdue, key=lambda b: b.oldest_ms)[:TRIMS_PER_SWEEP]:
+            backlog.trim()
 
     def check(self) -> None:
         """Asserts what must always hold between two turns. For tests; walks everything."""

@@ -67,6 +67,7 @@ class KeptSession(NamedTuple):
     ``connection``   who is attached for it now, if anybody is
     ``expires_ms``   wall clock; None while it is connected, or if it stays for good
     ``unfinished``   deliveries under way; ``behind``: there is more for it in the log
+    ``waiting``      of that, what has come since the mesh started or it fell behind; ``lost``: taken away by a limit
     """
 
     id: str
@@ -78,6 +79,8 @@ class KeptSession(NamedTuple):
     expires_ms: int | None
     unfinished: int
     behind: bool
+    waiting: int = 0
+    lost: int = 0
 
 
 class KeptSessions(Protocol):

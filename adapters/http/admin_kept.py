@@ -32,7 +32,10 @@ OFFSET_DIGITS_MAX: Final = 19
 
 
 class KeptSessionDocument(Document):
-    """A session that outlives its connections. ``expires_ms``: wall clock; absent while connected, or if it stays."""
+    """A session that outlives its connections. ``expires_ms``: wall clock; absent while connected, or if it stays.
+
+    ``waiting``: messages that have come since the mesh started or it fell behind; ``lost`` to a limit since then.
+    """
 
     id: str
     protocol: str
@@ -42,6 +45,8 @@ class KeptSessionDocument(Document):
     filters: list[str]
     unfinished: int
     behind: bool
+    waiting: int
+    lost: int
     expires_ms: int | None = None
 
 
@@ -102,6 +107,8 @@ async def _sessions(exchange: Exchange) -> web.StreamResponse:
             filters=list(session.filters[:100]),
             unfinished=session.unfinished,
             behind=session.behind,
+            waiting=session.waiting,
+            lost=session.lost,
             expires_ms=session.expires_ms,
         )
         for session in kept[: exchange.integer("limit") or LIST_MAX]

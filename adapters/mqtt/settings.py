@@ -128,3 +128,22 @@ class MqttSettings:
         why="beyond these rates or the gate's: not read for a while, told 0x97 (QoS 0: dropped), or closed with 0x96",
         peers="EMQX pauses",
     )
+    session_queue_messages_max: int = key(
+        0,
+        unit="messages",
+        low=0,
+        why="waiting for one kept session, QoS 1 and 2, beside those in flight; 0 = as many as the log holds",
+        peers="mosquitto 1000, EMQX 1000",
+    )
+    session_queue_bytes_max: int = key(
+        0, unit="bytes", low=0, why="payload waiting for one kept session; 0 = as much as the log holds"
+    )
+    session_queue_s_max: int = key(
+        0, unit="s", low=0, why="how long a message waits for a kept session; 0 = as long as the session"
+    )
+    session_queue_policy: str = key(
+        "drop_old",
+        choices=("drop_old", "end"),
+        why="too much waits: the oldest go, counted; end = the session ends, its client is told 0x97",
+        peers="mosquitto drops the new, EMQX the old",
+    )

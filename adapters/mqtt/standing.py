@@ -10,9 +10,11 @@ import hashlib
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mqtt.wills import Wills
+from dragoman.broker.backlog import Bounds
 from dragoman.broker.log.contract import Table, Ticket
 from dragoman.broker.rows import Row, decode_row, encode_row
 from dragoman.broker.session import KeptSession
+from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,6 +166,10 @@ class Standings:
         self._broker = broker
         self._settings = settings
         self.wills = Wills(broker, named)
+        bounds = Bounds(
+            settings.session_queue_messages_max, settings.session_queue_bytes_max, settings.session_queue_s_max * 1000
+        )
+        self._bounds = bounds if any(bounds) else None
         self.by_client: dict[str, Standing] = {}
         #: filters of all sessions, without and with ``$share/``
         self.filters = 0
@@ -201,7 +207,30 @@ class Standings:
     def _open_backlog(self, standing: Standing) -> Backlog:
         backlog = standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent)
         backlog.saved = lambda: self._forget_landed(standing)
+        if self._bounds is not None:
+            backlog.bounds = self._bounds
+            backlog.dropped = lambda message: self._let_go(standing, message.position)
+            if self._settings.session_queue_policy == "end":
+                backlog.overflowed = lambda: self._overflowed(standing)
         return backlog
+
+    def _let_go(self, standing: Standing, position: int) -> None:
+        """A message is gone that a restart had left a QoS 2 delivery waiting for."""
+        packet_id = standing.ids.pop(position, None)
+        if packet_id is not None:
+            del standing.flights[packet_id]
+            self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, position), None)
+
+    def _overflowed(self, standing: Standing) -> None:
+        """More waits for the session than may, and the policy is that it ends."""
+        if standing.backlog is None:
+            return
+        self._broker.metrics.drop("session-queue-full", standing.backlog.waiting)
+        if standing.connection is not None:
+            why = "more waits for the session than mqtt.session_queue_messages_max or _bytes_max allow"
+            standing.connection.close(Refusal(Reason.QUOTA_EXCEEDED, why))
+        if standing.backlog is not None:
+            self.end(standing)
 
     def _load_flights(self, standing: Standing, backlog: Backlog) -> None:
         prefix = _row_key(standing, b"")
@@ -258,6 +287,8 @@ class Standings:
                 expires_ms,
                 len(standing.flights),
                 backlog is not None and backlog.behind,
+                backlog.waiting if backlog is not None else 0,
+                backlog.lost if backlog is not None else 0,
             )
 
     def forget(self, id_: str) -> bool:
