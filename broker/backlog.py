@@ -353,7 +353,7 @@ class Backlog:
         assert self.bounds is not None, "a reader keeps its bounds"
         bounds, now_ms = self.bounds, self._backlogs.core.now_ms
         least = Bounds(bounds.messages - bounds.messages // 8, bounds.bytes - bounds.bytes // 8, 0)
-        count, over = 0, not entries
+        count, over = 0, False
         for message in self._backlogs.core.bundles.after(entries, self.next):
             old = 0 < bounds.age_ms <= now_ms - message.time_ms
             if not old and not self._exceeds(least):
@@ -368,6 +368,7 @@ class Backlog:
         else:
             self.next = max(self.next, following)
             self.oldest_ms = now_ms
+            over = not entries and self.next >= self._backlogs.core.log.end()
         if count:
             self._gap(count)
             # Not with the next flush: what `dropped` has written must not be safe without it.

@@ -82,6 +82,9 @@ def test_what_waits_too_long_goes_though_nothing_new_comes():
     world.advance(36_000)
     (kept,) = world.realm.standings.listed()
     assert (kept.waiting, kept.lost) == (10, 10)
+    backlog = world.realm.standings.by_client["s"].backlog
+    assert backlog is not None
+    assert not backlog.overdue, "it would be looked at in every sweep"
     world.advance(30_000)
     (kept,) = world.realm.standings.listed()
     assert (kept.waiting, kept.lost) == (0, 20)

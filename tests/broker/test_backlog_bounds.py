@@ -1,0 +1,81 @@
+"""What may wait for a durable reader, where the log answers later: readers that come back while the oldest are let go."""
+
+from __future__ import annotations
+
+from mesh_fakes import Durable, World, words
+
+from dragoman.broker.backlog import SCAN_BYTES, Bounds
+
+
+def behind(world: World, bounds: Bounds | None = None) -> Durable:
+    """A reader without credit."""
+    reader = world.durable(b"r", "a", credit=0)
+    reader.backlog.bounds = bounds
+    return reader
+
+
+def say(world: World, *payloads: bytes) -> None:
+    alice = world.party("alice")
+    for payload in payloads:
+        alice.say("a", payload, wish=1)
+    world.commit()
+    alice.end()
+
+
+def test_a_reader_with_new_credit_goes_on_when_the_oldest_are_gone():
+    world = World()
+    reader = behind(world)
+    say(world, *words(0, 40))
+    reader.backlog.bounds = Bounds(16, 0, 0)
+    reader.backlog.trim()
+    reader.credit = 1_000
+    reader.backlog.resume()
+    world.loop.run()
+    assert reader.payloads == list(words(26, 40))
+    assert (reader.backlog.lost, reader.backlog.behind) == (26, False)
+    world.check()
+
+
+def test_a_reader_that_goes_away_meanwhile_is_trimmed_by_the_next_message():
+    world = World()
+    reader = behind(world)
+    say(world, *words(0, 40))
+    reader.backlog.bounds = Bounds(16, 0, 0)
+    reader.backlog.trim()
+    reader.backlog.pause()
+    world.loop.run()
+    assert reader.backlog.lost == 0
+    say(world, b"last")
+    assert reader.backlog.lost == 27
+    assert reader.backlog.waiting == 14
+    world.check()
+
+
+def test_more_than_one_read_of_the_log_is_let_go_and_nothing_that_was_done():
+    world = World()
+    size = SCAN_BYTES // 4
+    reader = behind(world)
+    say(world, *(b"%03d" % n + b"x" * size for n in range(12)))
+    reader.give(3)
+    reader.finish(1)
+    reader.backlog.bounds = Bounds(1, 0, 0)
+    reader.backlog.trim()
+    world.loop.run()
+    assert (reader.backlog.waiting, reader.backlog.lost) == (1, 8)
+    reader.give(10)
+    assert [payload[:3] for payload in reader.payloads if payload] == [b"000", b"001", b"002", b"011"]
+    world.check()
+
+
+def test_without_bounds_nobody_is_trimmed():
+    world = World()
+    reader = behind(world)
+    say(world, *words(0, 10))
+    reader.backlog.trim()
+    assert not reader.backlog.overdue
+    world.loop.run()
+    assert (reader.backlog.waiting, reader.backlog.waiting_bytes) == (10, sum(map(len, words(0, 10))))
+    reader.give(4)
+    assert (reader.backlog.waiting, len(reader.got)) == (6, 4)
+    reader.give(6)
+    assert (reader.backlog.waiting, reader.backlog.waiting_bytes) == (0, 0)
