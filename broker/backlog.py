@@ -368,7 +368,7 @@ class Backlog:
         else:
             self.next = max(self.next, following)
             self.oldest_ms = now_ms
-            over = not entries and self.next >= self._backlogs.core.log.end()
+            over = self.next >= self._backlogs.core.log.end()
         if count:
             self._gap(count)
             # Not with the next flush: what `dropped` has written must not be safe without it.

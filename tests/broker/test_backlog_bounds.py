@@ -91,3 +91,21 @@ def test_without_bounds_nobody_is_trimmed():
     assert (reader.backlog.waiting, len(reader.got)) == (6, 4)
     reader.give(6)
     assert (reader.backlog.waiting, reader.backlog.waiting_bytes) == (0, 0)
+
+
+def test_what_was_finished_before_a_crash_is_not_lost_by_letting_go_of_it():
+    world = World()
+    reader = world.durable(b"r", "a", credit=3)
+    say(world, *words(8))
+    reader.finish(1, 2)
+    world.broker.backlogs.flush()
+    world.commit()
+    world = world.after_crash()
+    reader = world.durable(b"r", credit=0)
+    say(world, *words(2, 8))
+    reader.backlog.bounds = Bounds(1, 0, 0)
+    reader.backlog.trim()
+    world.loop.run()
+    assert reader.backlog.lost == 7
+    reader.give(10)
+    assert reader.payloads == [b"9"]
