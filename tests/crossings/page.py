@@ -8,7 +8,7 @@ from typing import Final
 
 from dragoman.adapters.kafka.errors import CODES as KAFKA_CODES
 from dragoman.adapters.mqtt import codes
-from dragoman.adapters.mqtt.mapping import CODES, STORAGE, code_for
+from dragoman.adapters.mqtt.mapping import CODES, PASSING, code_for
 from dragoman.adapters.serving.statuses import STATUS
 from dragoman.routing.refusals import Reason
 from tests.crossings.table import (
@@ -99,7 +99,7 @@ def _refusal(reason: Reason) -> list[str]:
         _code(code_for(codes.SUBACK, reason)),
         ", ".join(dict.fromkeys(f"0x{code:02X}" for code in ends)),
         str(int(codes.return_code(said))),
-        "closes" if reason in STORAGE or reason is Reason.NAME_INVALID else "dropped, counted",
+        "closes" if reason in PASSING or reason is Reason.NAME_INVALID else "dropped, counted",
         f"{int(KAFKA_CODES[reason])} {KAFKA_CODES[reason].name}",
         str(int(STATUS[reason])),
         f"`isError`, `{reason.value}: …`",
