@@ -14,7 +14,7 @@ NATS_VERSION := v2.15.2
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clients format clean
+.PHONY: help demo test check bench build interop clients format clean
 
 help: ## what each target does
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | \
@@ -35,6 +35,13 @@ check: $(STAMP) ## formatting, lint, types and the house rules, in under a minut
 
 bench: $(STAMP) ## throughput and latency of us and of mosquitto and nats-server, in the same run
 	@$(PY) -m bench $(ARGS)
+
+build: $(STAMP) ## compiles the hot modules in place (mypyc; needs a C compiler); ARGS=--clean takes that back
+	@$(PY) -m dragoman.build $(ARGS)
+
+interop: $(STAMP) ## aims a foreign MQTT conformance suite at us: make interop SUITE=path/to/its/checkout
+	@test -n "$(SUITE)" || { echo "name the checkout of a suite: make interop SUITE=path; docs/mqtt-conformance.md lists those known"; exit 2; }
+	@$(PY) -m tests.interop "$(SUITE)" $(ARGS)
 
 clients: $(NODE_OK) ## installs the foreign clients that are not Debian packages: from npm, Maven and Go
 	@if command -v mvn >/dev/null; then $(MAKE) --no-print-directory $(JAVA_OK); else echo "no mvn: no Java clients"; fi

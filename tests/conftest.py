@@ -10,8 +10,20 @@ from typing import Any
 
 import pytest
 
+from dragoman.build import built, stale
 from tests.clients import tools
 from tests.clients.mesh import MeshProcess
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Says which of the two is tested: compiled modules hide their sources, whatever is edited there."""
+    compiled = any(built())
+    if compiled and os.environ.get("COMPILED") != "1":
+        pytest.exit("compiled modules hide their sources: make build ARGS=--clean, or COMPILED=1 to test them", 2)
+    if compiled and stale():
+        pytest.exit(f"sources are newer than what is compiled of them ({', '.join(stale())}): make build", 2)
+    if not compiled and os.environ.get("COMPILED") == "1":
+        pytest.exit("COMPILED=1, but nothing is compiled: make build", 2)
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ class MqttSettings:
     denied_subscribe: str = key(
         "reveal",
         choices=("reveal", "conceal"),
-        why="what a refused filter of a 5.0 client is answered with: why, or 0x80, which does not tell",
+        why="a filter a 5.0 client may not read is answered with 0x87, or with 0x80, which does not tell why",
     )
     sys_interval_s: int = key(
         10,

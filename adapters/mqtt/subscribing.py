@@ -13,7 +13,7 @@ from dragoman.adapters.mqtt.standing import FilterRow
 from dragoman.broker.log.contract import Ticket
 from dragoman.broker.subscription import Subscription
 from dragoman.routing.names import parse_shared
-from dragoman.routing.refusals import Refusal
+from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.session import MqttSession
@@ -54,7 +54,10 @@ def _one(session: MqttSession, wanted: Wanted, identifier: int, replays: list[Su
     known = wanted.filter in session.standing.filters
     subscription = _enter(session, wanted.filter, row)
     if isinstance(subscription, Refusal):
-        told = session.version == 5 and session.realm.settings.denied_subscribe == "reveal"
+        concealed = (
+            subscription.reason is Reason.NOT_AUTHORIZED and session.realm.settings.denied_subscribe == "conceal"
+        )
+        told = session.version == 5 and not concealed
         return mapping.code_for(codes.SUBACK, subscription.reason) if told else SUBACK_FAILURE
     session.realm.standings.keep_filter(session.standing, wanted.filter, row)
     handling = wanted.retain_handling

@@ -42,7 +42,9 @@ def row(suite: Suite, commit: str, results: Results) -> str:
     skipped = sum(outcome == "skipped" for outcome in results.values())
     failed = ", ".join(f"`{name}`" for name, outcome in results.items() if outcome == "failed")
     counted = f"{passed} of {len(results) - skipped}" + (f", {skipped} not for us" if skipped else "")
-    return f"| [{suite.name}]({suite.url}) | {commit or 'unknown'} | {time.strftime('%Y-%m-%d')} | {counted} | {failed} |"
+    return (
+        f"| [{suite.name}]({suite.url}) | {commit or 'unknown'} | {time.strftime('%Y-%m-%d')} | {counted} | {failed} |"
+    )
 
 
 def write(suite: Suite, line: str) -> None:

@@ -110,6 +110,11 @@ def test_a_subscription_that_may_not_be_made():
     old.expect(pub("open", b"2"))
 
 
+def test_a_denied_filter_may_be_answered_without_telling_why():
+    client = World(MqttSettings(denied_subscribe="conceal"), gate=deny("read")).connected("c")
+    assert client.subscribe("secret/x", "open", "a/#/b", qos=1) == [0x80, 1, 0x8F]
+
+
 def test_a_wildcard_does_not_show_what_its_reader_may_not_read():
     world = World(gate=deny("read"))
     client = world.connected("c")

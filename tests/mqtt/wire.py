@@ -44,6 +44,7 @@ from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.broker.settings_groups import GroupSettings
 from dragoman.routing.refusals import Reason, Refusal
+from tests.mqtt.corpus import names
 from tests.mqtt.encode_any import encode_any
 
 TURNS_MAX = 10_000
@@ -523,12 +524,12 @@ def facts(packet: Packet) -> tuple[object, ...]:
             f"qos{packet.qos} id{packet.packet_id}" + " retain" * packet.retain + " dup" * packet.dup,
             packet.properties,
         )
-    for slot in packet.__slots__:
+    for slot in names(type(packet)):
         value = getattr(packet, slot)
         if isinstance(value, Properties):
             value = {
                 name: getattr(value, name)
-                for name in value.__slots__
+                for name in names(type(value))
                 if name != "reason_string" and getattr(value, name) not in (None, [])
             }
         found.append(value)
