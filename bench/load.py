@@ -79,7 +79,7 @@ async def receive(
     connection = spoken.join(address, f"bench-receiver-{receiver}")
     spoken.listen(connection, TOPICS)
     counting = Checking(counters, receiver, spoken) if check else _Counting(counters, receiver, spoken.frame_bytes)
-    transport = await _adopt(connection, counting)
+    transport = await adopt(connection, counting)
     ready()
     await _settled(counters, lambda: counting.closed)
     if check:
@@ -136,7 +136,7 @@ async def flood(
     """
     connection = spoken.join(address, "bench-flood")
     writing = _Writing()
-    transport = await _adopt(connection, writing)
+    transport = await adopt(connection, writing)
     transport.set_write_buffer_limits(high=BUFFER_BYTES)
     ready()
     constant = _batch(spoken, 0)
@@ -180,7 +180,7 @@ async def acknowledged(
     each = max(1, messages // connections)
     parties = [_Acked(frames, answers, each, in_flight) for _ in range(connections)]
     for n, party in enumerate(parties):
-        await _adopt(MQTT.join(address, f"bench-acked-{n}"), party)
+        await adopt(MQTT.join(address, f"bench-acked-{n}"), party)
     ready()
     started = perf_counter()
     for party in parties:
@@ -307,7 +307,8 @@ async def _settled(counters: Counters, closed: Callable[[], bool]) -> None:
             return
 
 
-async def _adopt(connection: socket.socket, protocol: asyncio.Protocol) -> asyncio.Transport:
+async def adopt(connection: socket.socket, protocol: asyncio.Protocol) -> asyncio.Transport:
+    """A transport of the connection, without Nagle's delay."""
     connection.setblocking(False)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     transport, _ = await asyncio.get_running_loop().create_connection(lambda: protocol, sock=connection)

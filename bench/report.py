@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.peers import PEERS, compiled
-from bench.workloads import Outcome, Workload
+from bench.peers import PEERS
+from bench.workloads import OURS, Outcome, Workload
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 
@@ -60,7 +60,6 @@ def machine(flush_ms: tuple[float, float]) -> dict[str, object]:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "hot_path": "compiled" if compiled() else "plain",
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
@@ -80,7 +79,8 @@ def show(console: Console, rows: list[Row], about: dict[str, object], versions: 
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("faults", justify="right")
-    table.add_column("×", justify="right", no_wrap=True)
+    for heading in ("× plain", "× compiled"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("also")
     last = ""
     for row in rows:
@@ -91,7 +91,7 @@ def show(console: Console, rows: list[Row], about: dict[str, object], versions: 
     for name, version in versions.items():
         console.print(f"{name} {version}: {PEERS[name].settings}", highlight=False)
     console.print(
-        f"{about['hot_path']} hot path · {about['cpu']} × {about['cores']}, shared with the load · {about['system']} · "
+        f"{about['cpu']} × {about['cores']}, shared with the load · {about['system']} · "
         f"Python {about['python']}, uvloop {about['uvloop']} · commit {about['commit']} · 4 KB flush p50 "
         f"{about['flush_p50_ms']:.3f} ms, p99 {about['flush_p99_ms']:.3f} ms",
         highlight=False,
@@ -100,17 +100,22 @@ def show(console: Console, rows: list[Row], about: dict[str, object], versions: 
 
 def _cells(row: Row, rows: list[Row]) -> list[str]:
     if not row.runs:
-        return [row.peer, "", "", "", "", "", row.absent.splitlines()[-1]]
+        return [row.peer, "", "", "", "", "", "", row.absent.splitlines()[-1]]
     values = [run.value for run in row.runs]
-    ours = next((other for other in rows if other.workload is row.workload and other.peer == "dragoman"), None)
-    ratio = ""
-    if ours and ours.runs and ours is not row and row.median and ours.median:
-        ratio = f"{(ours.median / row.median) ** (1 if row.workload.more_is_better else -1):.2f}"
+    ratios = [_ratio(row, rows, ours) for ours in OURS]
     notes = ", ".join(f"{name} {_number(value)}" for name, value in row.runs[-1].notes.items())
     counts = {"lost": row.total("loss"), "twice": row.total("duplicates"), "disordered": row.total("disorders")}
     faults = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"
     spread = f"{_number(min(values))}–{_number(max(values))}"
-    return [row.peer, _number(row.median), spread, row.workload.unit, faults, ratio, notes]
+    return [row.peer, _number(row.median), spread, row.workload.unit, faults, *ratios, notes]
+
+
+def _ratio(row: Row, rows: list[Row], name: str) -> str:
+    """How many times better that one of ours was; empty for itself."""
+    ours = next((other for other in rows if other.workload is row.workload and other.peer == name), None)
+    if ours is None or ours is row or not (ours.runs and row.median and ours.median):
+        return ""
+    return f"{(ours.median / row.median) ** (1 if row.workload.more_is_better else -1):.2f}"
 
 
 def _number(value: float) -> str:

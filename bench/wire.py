@@ -138,6 +138,15 @@ def acked_publishes(topics: Sequence[str], count: int, *, retain: bool = False) 
     return b"".join(frames), len(frames[0])
 
 
+QOS_FRAME_BYTES: Final = 2 + 2 + len(TOPICS[0]) + 2 + PAYLOAD_BYTES
+"""Size of a delivered PUBLISH above QoS 0."""
+
+
+def publish_frame(head: int, topic: str, packet_id: int, payload: bytes) -> bytes:
+    """A PUBLISH above QoS 0 with any flags; ``head`` is its first byte."""
+    return _packet(head, _text(topic) + struct.pack(">H", packet_id) + payload)
+
+
 def acks(count: int) -> bytes:
     """The PUBACKs of ``acked_publishes``, joined, in the order the specification demands [MQTT-4.6.0-2]."""
     return b"".join(b"\x40\x02" + struct.pack(">H", n + 1) for n in range(count))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
-from bench import crew, load, watch
+from bench import crew, handshakes, load, watch
 from bench.crew import Counters, Figures
 from bench.wire import MQTT, TOPICS, Address, Wire
 
@@ -26,14 +28,33 @@ class Scale:
     connects: int
     retained: int
     agents: int
+    idle: int
     alone: bool
     """Every workload gets a broker of its own; otherwise one broker serves all."""
 
 
 FULL: Final = Scale(
-    seconds=2.0, runs=5, checked=50_000, acked=300_000, connects=2_000, retained=10_000, agents=200, alone=True
+    seconds=2.0,
+    runs=5,
+    checked=50_000,
+    acked=300_000,
+    connects=2_000,
+    retained=50_000,
+    agents=200,
+    idle=15_000,
+    alone=True,
 )
-TINY: Final = Scale(seconds=0.1, runs=1, checked=2_000, acked=1_000, connects=40, retained=200, agents=10, alone=False)
+TINY: Final = Scale(
+    seconds=0.1,
+    runs=1,
+    checked=2_000,
+    acked=1_000,
+    connects=40,
+    retained=200,
+    agents=10,
+    idle=50,
+    alone=False,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,7 @@ class Site:
     address: Address
     wire: Wire
     durable: bool
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,11 @@ class Outcome:
     notes: dict[str, float] = field(default_factory=dict)
 
 
+OURS: Final = ("dragoman", "dragoman-compiled")
+MQTT_ONLY: Final = (*OURS, "mosquitto")
+ALL: Final = (*MQTT_ONLY, "nats-server")
+
+
 @dataclass(frozen=True)
 class Workload:
     """``unit`` ends in ``/s`` if more is better, otherwise less is."""
@@ -64,7 +91,7 @@ class Workload:
     says: str
     unit: str
     run: Callable[[Site, Scale], Outcome]
-    peers: tuple[str, ...] = ("dragoman",)
+    peers: tuple[str, ...] = OURS
     durable: bool = False
 
     @property
@@ -91,6 +118,26 @@ def acked_one(site: Site, scale: Scale) -> Outcome:
 def acked_fifty(site: Site, scale: Scale) -> Outcome:
     """QoS 1, fifty connections with 10 in flight each."""
     return _acked(site, scale, connections=50, in_flight=10)
+
+
+def qos1(site: Site, scale: Scale) -> Outcome:
+    """QoS 1 from end to end, one publisher, one subscriber."""
+    return _handshaken(site, scale, qos=1)
+
+
+def qos2(site: Site, scale: Scale) -> Outcome:
+    """QoS 2 from end to end, one publisher, one subscriber."""
+    return _handshaken(site, scale, qos=2)
+
+
+def idling(site: Site, scale: Scale) -> Outcome:
+    """What a connection costs that does nothing, resident."""
+    before = _resident(site.pid)
+    part = crew.start(handshakes.idle, site.address, connections=scale.idle)
+    part.wait_ready()
+    after = _resident(site.pid)
+    figures = part.result()
+    return Outcome(max(1, after - before) / scale.idle / 1_000, loss=_missing(figures))
 
 
 def connecting(site: Site, scale: Scale) -> Outcome:
@@ -129,8 +176,8 @@ def acked_in_a_flood(site: Site, scale: Scale) -> Outcome:
 
 
 def retained(site: Site, scale: Scale) -> Outcome:
-    """Retained messages of many topics, replayed to one new subscriber."""
-    figures = crew.start(watch.replay, site.address, topics=scale.retained).result()
+    """Retained messages of many topics, replayed to one new subscriber at QoS 1, each acknowledged."""
+    figures = crew.start(handshakes.replay, site.address, topics=scale.retained).result()
     return Outcome(
         figures["got"][0] / figures["seconds"][0], loss=_missing(figures), duplicates=int(figures["duplicates"][0])
     )
@@ -144,12 +191,11 @@ def watching(site: Site, scale: Scale) -> Outcome:
     return Outcome(_percentile(latencies, 0.5) * 1e3, loss=_missing(figures), notes=notes)
 
 
-ALL: Final = ("dragoman", "mosquitto", "nats-server")
-MQTT_ONLY: Final = ("dragoman", "mosquitto")
-
 WORKLOADS: Final = (
     Workload("qos0-1-1", "QoS 0, 1 publisher → 1 subscriber, 100 bytes", "deliveries/s", one_to_one, ALL),
     Workload("qos0-1-5", "QoS 0, 1 publisher → 5 subscribers, 100 bytes", "deliveries/s", one_to_five, ALL),
+    Workload("qos1-1-1", "QoS 1 from end to end, 1 → 1, 100 in flight", "deliveries/s", qos1, MQTT_ONLY),
+    Workload("qos2-1-1", "QoS 2 from end to end, 1 → 1, 100 in flight", "deliveries/s", qos2, MQTT_ONLY),
     Workload("acked-1x100", "QoS 1, 1 connection × 100 in flight, in memory", "acks/s", acked_one, MQTT_ONLY),
     Workload("acked-50x10", "QoS 1, 50 connections × 10 in flight, in memory", "acks/s", acked_fifty, MQTT_ONLY),
     Workload("acked-1x100-disk", "the same, acknowledged when on disk", "acks/s", acked_one, durable=True),
@@ -157,7 +203,8 @@ WORKLOADS: Final = (
     Workload("connect", "connect, be accepted, leave; 20 at once", "connects/s", connecting, MQTT_ONLY),
     Workload("busy-ack", "ack of one QoS 1 publish in a QoS 0 flood, p99", "ms", acked_in_a_flood, MQTT_ONLY),
     Workload("busy-ack-disk", "the same, acknowledged when on disk", "ms", acked_in_a_flood, durable=True),
-    Workload("retained", "retained topics replayed to a new subscriber", "messages/s", retained, MQTT_ONLY),
+    Workload("retained", "retained topics replayed at QoS 1 to a new subscriber", "messages/s", retained, MQTT_ONLY),
+    Workload("idle", "a connection that is only kept, resident memory", "KB", idling, MQTT_ONLY),
     Workload("presence", "an agent's CONNECT until a watcher sees it, p50", "ms", watching),
 )
 
@@ -202,6 +249,26 @@ def _acked(site: Site, scale: Scale, connections: int, in_flight: int) -> Outcom
     return Outcome(
         figures["got"][0] / figures["seconds"][0], loss=_missing(figures), disorders=int(figures["disorders"][0])
     )
+
+
+def _handshaken(site: Site, scale: Scale, qos: int) -> Outcome:
+    counters = Counters(1)
+    receiver = crew.start(handshakes.receive, site.address, counters, qos=qos)
+    receiver.wait_ready()
+    sent = crew.start(handshakes.publish, site.address, counters, qos=qos, seconds=scale.seconds).result()
+    got = receiver.result()
+    return Outcome(
+        _rate([got]),
+        loss=int(max(sent["sent"][0] - sent["acked"][0], sent["acked"][0] - got["got"][0])),
+        duplicates=int(got["duplicates"][0]),
+        disorders=int(got["disorders"][0]),
+    )
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory a process really has."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _keep(address: Address, topics: tuple[str, ...]) -> None:

@@ -71,6 +71,11 @@ def compiled() -> bool:
     return not message.__file__.endswith(".py")
 
 
+def form() -> str:
+    """What this process runs, in words."""
+    return "compiled" if compiled() else "plain Python"
+
+
 def stale() -> list[str]:
     """Hot modules whose source is newer than what was compiled from it."""
     found = []

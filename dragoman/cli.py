@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 import typer
 
 from dragoman import __version__
+from dragoman.build import form
 from dragoman.terminal import print_agents, printable, say, silence, write, write_json
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def compact(directory: Annotated[Path, typer.Argument(help="The data directory o
 @app.command(rich_help_panel="A mesh")
 def version() -> None:
     """Print the version."""
-    typer.echo(f"dragoman {__version__}")
+    typer.echo(f"dragoman {__version__}, {form()}")
 
 
 # -- users -----------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ import uvloop
 
 from dragoman import __version__
 from dragoman.broker.log.contract import LogError
+from dragoman.build import form
 from dragoman.config import Config, advice
 from dragoman.mesh import CannotStartError, Mesh
 
@@ -53,7 +54,7 @@ def run(config: Config, ready_file: Path | None, say: Say) -> int:
 
 async def _serve(config: Config, ready_file: Path | None, say: Say) -> int:
     ended = _Signals(asyncio.get_running_loop(), say)
-    say(f"dragoman {__version__}")
+    say(f"dragoman {__version__}, {form()}")
     mesh = Mesh(config)
     started = time.monotonic()
     await mesh.start()

@@ -14,13 +14,14 @@ import pytest
 from dragoman import __version__, cli
 from dragoman.adapters.serving.credentials import parse_password, token_digest
 from dragoman.adapters.serving.scram import parse_verifier, verifier_of
+from dragoman.build import form
 from dragoman.config_text import full_text
 from dragoman.terminal import print_agents, printable, write
 
 
 def test_version_is_one_line(run) -> None:
     said = run("version")
-    assert (said.code, said.out) == (0, f"dragoman {__version__}\n")
+    assert (said.code, said.out) == (0, f"dragoman {__version__}, {form()}\n")
 
 
 def test_version_loads_nothing_heavy() -> None:
@@ -30,7 +31,7 @@ def test_version_loads_nothing_heavy() -> None:
         "atexit.register(lambda: print(sorted(heavy & set(sys.modules)))); dragoman.cli.main()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout == f"dragoman {__version__}\n[]\n"
+    assert ended.stdout == f"dragoman {__version__}, {form()}\n[]\n"
 
 
 def test_help_names_every_command_in_a_sentence(run) -> None:
