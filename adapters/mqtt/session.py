@@ -237,6 +237,8 @@ class MqttSession:
         """Does what one packet asks; nothing once the connection is closed."""
         if type(packet) is Publish and self.phase is Phase.OPEN:
             self._publish(packet)
+            if not self._gathering:
+                self._count_in()
         elif self.phase is not Phase.CLOSED:
             self._other(packet)
 
@@ -533,4 +535,4 @@ class MqttSession:
             handshake.leave(self, clean=False)
         self.phase = Phase.CLOSED
         self.out.clear()
-        self.out_bytes = self._out_frames = self._out_count = self._out_payload = 0
+        self.out_bytes = 0

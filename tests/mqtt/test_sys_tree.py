@@ -6,9 +6,11 @@ from math import exp
 
 import pytest
 
-from dragoman.adapters.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscription
+from dragoman.adapters.mqtt.packets import Connect, Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscription
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.adapters.mqtt.sys_tree import Load, SysTree
+from dragoman.adapters.serving.credentials import hash_password
+from dragoman.adapters.serving.settings import LoginSettings, UserSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.settings import BrokerSettings
 from tests.mqtt.wire import Client, World, pub
@@ -349,6 +351,44 @@ def test_what_a_reader_could_not_be_given_is_dropped():
     sender.publish("$SYS/denied", b"x")
     world.advance(TICK_MS)
     assert told(reader(world, "$SYS/broker/publish/messages/dropped")) == {"publish/messages/dropped": "1"}
+
+
+def test_every_loss_is_in_one_number_and_a_socket_turned_away_is_one_that_came():
+    world = mesh()
+    world.metrics.lost += 5
+    for reason in ("larger-than-receiver-takes", "share-without-member", "share-returned-full", "commit-failed"):
+        world.metrics.drop(reason)
+    for reason in ("publish-not-authorized", "expired", "subscription-no-longer-allowed"):
+        world.metrics.drop(reason)
+    world.realm.counters.turned_away += 2
+    world.advance(TICK_MS)
+    said = told(reader(world))
+    assert said["publish/messages/dropped"] == "9"
+    assert said["connections/socket/count"] == "2"
+
+
+def test_who_reads_a_channel_by_itself_hears_that_there_is_something():
+    world = mesh()
+    client = reader(world, "$SYS/broker/uptime")
+    client.unsubscribe("$SYS/broker/uptime")
+    channel = world.broker.channels.by_name["$SYS/broker/uptime"]
+    heard: list[int] = []
+    channel.watch(lambda channel: heard.append(channel.visible))
+    world.advance(2 * TICK_MS)
+    assert heard == [1, 2]
+    assert channel.last is not None
+    assert channel.last.payload == b"20 seconds"
+
+
+def test_what_was_sent_ahead_of_the_password_s_check_is_counted_when_it_counts():
+    user = UserSettings("ann", password=hash_password(b"secret"))
+    world = mesh(login=LoginSettings(users=(user,)))
+    client = world.client(4)
+    client.say(Connect(4, "c", True, 0, "ann", b"secret"), Publish(b"a", b"123"), Publish(b"a", b"4"))
+    world.login()
+    client.packets()
+    assert (world.realm.traffic.publishes_in, world.realm.traffic.publish_bytes_in) == (2, 4)
+    assert (world.realm.traffic.packets_in, world.metrics.messages_in) == (3, 2)
 
 
 # -- loads -------------------------------------------------------------------------------------------
