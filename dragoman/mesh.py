@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import ssl
     from types import TracebackType
 
+    from dragoman.adapters.a2a.desk import Desk
     from dragoman.adapters.mqtt.realm import Realm
     from dragoman.broker.log.contract import Log
     from dragoman.broker.log.disk_log import DiskLog
@@ -86,6 +87,7 @@ class Mesh:
         self._authenticator: Authenticator | None = None
         self._disk: DiskLog | None = None
         self._mqtt_realm: Realm | None = None
+        self._desk: Desk | None = None
         self._session: EmbeddedSession | None = None
         self._links_report: Callable[[], list[dict[str, object]]] = list
 
@@ -284,6 +286,11 @@ class Mesh:
             links = Links(self.broker, self.config.links)
             self._links_report = links.report
             listeners.append(links)
+        if any(name in bound for name in ("mqtt", "mqtts", "http", "https")):
+            from dragoman.adapters.a2a.desk import Desk
+
+            self._desk = Desk(self.broker, self.config.a2a, version=__version__)
+            listeners.append(self._desk)
         if "mqtt" in bound or "mqtts" in bound:
             listeners.extend(self._mqtt(bound, limits))
         if "kafka" in bound or "kafkas" in bound:
@@ -316,7 +323,8 @@ class Mesh:
         )
         add_http(app, surface)
         add_mcp(app, self.broker, config.mcp, version=__version__)
-        add_a2a(app, self.broker, config.a2a, version=__version__)
+        assert self._desk is not None
+        add_a2a(app, self.broker, config.a2a, self._desk)
         if self._mqtt_realm is not None:
             from dragoman.adapters.mqtt.websocket import add_route as add_mqtt
 

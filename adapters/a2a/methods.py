@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, final
 
 import msgspec
-from aiohttp import web
 
 from dragoman.adapters.a2a.errors import A2aError, Fault, invalid
 from dragoman.adapters.a2a.tasks import Party
@@ -21,6 +20,8 @@ from dragoman.adapters.a2a.wire import (
 from dragoman.adapters.serving.quota import Quota
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from dragoman.adapters.a2a.settings import A2aSettings
     from dragoman.adapters.a2a.streams import Streams, Wrap
     from dragoman.adapters.a2a.tasks import Tasks
@@ -70,11 +71,7 @@ class Methods:
                 return await self._tasks.cancel(party, _read(ask, CancelRequest).id)
             case "SubscribeToTask":
                 return await self._subscribe(http, party, ask)
-            case "GetExtendedAgentCard":
-                raise A2aError(Fault.UNSUPPORTED_OPERATION, "there is one card for everybody: agent-card.json")
-            case method if method in NO_PUSH:
-                raise A2aError(Fault.PUSH_NOTIFICATION_NOT_SUPPORTED, "this mesh sends no push notifications")
-        raise A2aError(Fault.METHOD_NOT_FOUND, f"there is no method {ask.method[:80]!r}")
+        raise no_method(ask.method)
 
     async def _send(self, party: Party, request: SendRequest) -> JsonObject:
         configuration = request.configuration
@@ -97,6 +94,15 @@ class Methods:
             raise A2aError(Fault.UNSUPPORTED_OPERATION, "the task has ended; GetTask shows it")
         with self._streams.held(party.principal.name):
             return await self._streams.follow(http, task, ask.wrap)
+
+
+def no_method(method: str) -> A2aError:
+    """Why nothing is done for a method that is none of ours."""
+    if method == "GetExtendedAgentCard":
+        return A2aError(Fault.UNSUPPORTED_OPERATION, "there is one card for everybody: agent-card.json")
+    if method in NO_PUSH:
+        return A2aError(Fault.PUSH_NOTIFICATION_NOT_SUPPORTED, "this mesh sends no push notifications")
+    return A2aError(Fault.METHOD_NOT_FOUND, f"there is no method {method[:80]!r}")
 
 
 def _read(ask: Ask, kind: type[T]) -> T:

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 
 class TaskRow(Row):
-    """One task. ``message`` is JSON, empty if it was too large to keep."""
+    """One task. ``message`` is JSON, empty if it was too large to keep; ``task`` the id its requester made for it."""
 
     agent: str = ""
     principal: str = ""
     context: str = ""
     message: bytes = b""
+    task: str = ""
 
 
 class Note(NamedTuple):
@@ -36,6 +37,7 @@ class Note(NamedTuple):
     agent: str
     principal: str
     context: str
+    task: str = ""
 
 
 @final
@@ -47,6 +49,7 @@ class Notes:
         self._calls = broker.calls
         self._notes: dict[str, Note] = {}
         self._owned: dict[tuple[str, str], dict[str, None]] = {}
+        self._named: dict[tuple[str, str, str], str] = {}
 
     def start(self) -> None:
         """Takes up what the log remembers. Once, after the calls have."""
@@ -55,23 +58,27 @@ class Notes:
             task_id = key.decode()
             row = decode_row(value, TaskRow)
             if task_id in known:
-                self._enter(task_id, Note(row.agent, row.principal, row.context))
+                self._enter(task_id, Note(row.agent, row.principal, row.context, row.task))
             else:
                 self._log.put(Table.TASKS, key, None)
         self._calls.when_forgotten(self._forget)
 
-    def note(self, call: Call, agent: str, context: str, message: bytes) -> Ticket:
-        """A new task; the ticket of its commit. To be called in the turn in which the call was started."""
+    def note(self, call: Call, agent: str, context: str, message: bytes, task: str = "") -> Ticket:
+        """A new task; the ticket of its commit. To be called in the turn in which the call was started.
+
+        ``task`` is the id its requester made for it: no other of the requester's tasks of that agent has it.
+        """
         principal = call.principal.name
-        self._enter(call.id, Note(agent, principal, context))
-        row = TaskRow(agent=agent, principal=principal, context=context, message=message)
+        self._enter(call.id, Note(agent, principal, context, task))
+        row = TaskRow(agent=agent, principal=principal, context=context, message=message, task=task)
         return self._log.put(Table.TASKS, call.id.encode(), encode_row(row))
 
-    def find(self, agent: str, principal: Principal, task_id: str) -> Note | None:
-        """The principal's own task of that agent."""
-        note = self._notes.get(task_id)
+    def find(self, agent: str, principal: Principal, task_id: str) -> tuple[str, Note] | None:
+        """The principal's own task of that agent, by the call's id or the requester's: the call's, and the note."""
+        call_id = self._named.get((agent, principal.name, task_id), task_id)
+        note = self._notes.get(call_id)
         mine = note is not None and note.agent == agent and note.principal == principal.name
-        return note if mine else None
+        return (call_id, note) if mine and note is not None else None
 
     def get(self, task_id: str) -> Note | None:
         """The task, whosever it is."""
@@ -91,11 +98,15 @@ class Notes:
     def _enter(self, task_id: str, note: Note) -> None:
         self._notes[task_id] = note
         self._owned.setdefault((note.agent, note.principal), {})[task_id] = None
+        if note.task:
+            self._named[(note.agent, note.principal, note.task)] = task_id
 
     def _forget(self, call: Call) -> None:
         note = self._notes.pop(call.id, None)
         if note is None:
             return
+        if note.task:
+            del self._named[(note.agent, note.principal, note.task)]
         owner = (note.agent, note.principal)
         del self._owned[owner][call.id]
         if not self._owned[owner]:
@@ -107,4 +118,6 @@ class Notes:
         known = {call.id for call in self._calls.all()}
         assert self._notes.keys() <= known, "a task without its call"
         assert {key.decode() for key, _ in self._log.rows(Table.TASKS)} == self._notes.keys()
+        named = {(note.agent, note.principal, note.task): task for task, note in self._notes.items() if note.task}
+        assert named == self._named
         assert sum(len(ids) for ids in self._owned.values()) == len(self._notes)

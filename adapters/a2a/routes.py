@@ -17,25 +17,19 @@ from aiohttp import hdrs, web
 
 from dragoman.adapters.a2a import cards
 from dragoman.adapters.a2a.errors import A2aError, Fault, invalid, refused
-from dragoman.adapters.a2a.mesh_agent import MeshAgent
-from dragoman.adapters.a2a.mesh_skills import OWN, card_of
 from dragoman.adapters.a2a.methods import Ask, Methods
-from dragoman.adapters.a2a.notes import Notes
 from dragoman.adapters.a2a.rpc import check_media_type, serve_rpc
 from dragoman.adapters.a2a.streams import Streams
-from dragoman.adapters.a2a.tasks import Party, Tasks
-from dragoman.adapters.a2a.views import OWN_AGENT
 from dragoman.adapters.a2a.wire import A2A_TYPE, JSON_TYPE, VERSION, JsonObject, parse
 from dragoman.adapters.serving.web import PRINCIPAL, agent_of, body
-from dragoman.routing.names import from_level, shown, to_level
-from dragoman.routing.refusals import Reason, Refusal, RefusedError
+from dragoman.routing.names import from_level, to_level
+from dragoman.routing.refusals import Refusal, RefusedError
 from dragoman.routing.words import TRACE
 
 if TYPE_CHECKING:
+    from dragoman.adapters.a2a.desk import Desk
     from dragoman.adapters.a2a.settings import A2aSettings
     from dragoman.broker.broker import Broker
-    from dragoman.broker.principal import Principal
-    from dragoman.routing.cards import Card
 
 VERSION_FIELD: Final = "A2A-Version"
 _VERSION: Final = re.compile(rf"{re.escape(VERSION)}(\.[0-9]{{1,6}})?")
@@ -43,9 +37,9 @@ _VERSION: Final = re.compile(rf"{re.escape(VERSION)}(\.[0-9]{{1,6}})?")
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def add_routes(app: web.Application, broker: Broker, settings: A2aSettings, *, version: str) -> A2aEndpoint:
-    """Serves A2A on ``app`` below ``settings.path``. The endpoint starts and ends with the application."""
-    endpoint = A2aEndpoint(broker, settings, version)
+def add_routes(app: web.Application, broker: Broker, settings: A2aSettings, desk: Desk) -> None:
+    """Serves A2A on ``app`` below ``settings.path``. Its streams end with the application."""
+    endpoint = A2aEndpoint(broker, settings, desk)
     router, base = app.router, settings.path
     agent = base + "/{agent}"
     push = agent + "/tasks/{id}/pushNotificationConfigs"
@@ -65,43 +59,31 @@ def add_routes(app: web.Application, broker: Broker, settings: A2aSettings, *, v
     for path in (push, push + "/{config}"):
         router.add_route("*", path, endpoint.rest("GetTaskPushNotificationConfig"))
     router.add_get(agent + "/.well-known/agent-card.json", endpoint.card)
-    app.on_startup.append(endpoint.started)
     app.on_shutdown.append(endpoint.stopped)
-    return endpoint
 
 
 @final
 class A2aEndpoint:
     """What ``/a2a`` is to HTTP."""
 
-    def __init__(self, broker: Broker, settings: A2aSettings, version: str) -> None:
+    def __init__(self, broker: Broker, settings: A2aSettings, desk: Desk) -> None:
         self._broker = broker
         self._settings = settings
-        self._own_card = card_of(version)
+        self._desk = desk
         self._ages = cards.Ages()
-        self._agent = MeshAgent(broker, settings)
-        self.notes = Notes(broker)
-        self._tasks = Tasks(broker, settings, self.notes)
-        self._streams = Streams(self._tasks, settings)
-        self._methods = Methods(self._tasks, self._streams, settings)
-
-    async def started(self, app: web.Application) -> None:
-        """Takes up the tasks there are, and serves those of the mesh's own agent."""
-        self.notes.start()
-        self._agent.start()
+        self._streams = Streams(desk.tasks, settings)
+        self._methods = Methods(desk.tasks, self._streams, settings)
 
     async def stopped(self, app: web.Application) -> None:
-        """Ends every stream and answers whoever waits. Tasks go on when the mesh is back."""
-        self._tasks.stop()
+        """Ends every stream."""
         self._streams.stop()
-        await self._agent.stop()
 
     # -- cards ---------------------------------------------------------------------------------------
 
     async def card(self, http: web.Request) -> web.StreamResponse:
         """An agent's card, for whoever may know of the agent."""
         agent = self._named(http)
-        card = self._visible(http[PRINCIPAL], agent)
+        card = self._desk.card(http[PRINCIPAL], agent)
         base = self._settings.base_url or f"{http.scheme}://{http.host}"
         url = f"{base}{self._settings.path}/{to_level(agent)}"
         reached = cards.interfaces(url, *cards.WEB)
@@ -153,11 +135,7 @@ class A2aEndpoint:
         name = agent or tenant
         if name is None:
             raise invalid("tenant", f"say which agent, here or by the address {self._settings.path}/{{agent}}")
-        principal = http[PRINCIPAL]
-        card = self._visible(principal, name)
-        skills = card.skills if card is not None else ()
-        wanted = OWN_AGENT if name == OWN else name
-        party = Party(principal, agent_of(http, self._broker.directory), name, wanted, skills, _trace(http))
+        party = self._desk.party(http[PRINCIPAL], agent_of(http, self._broker.directory), name, _trace(http))
         return await self._methods.answer(http, party, ask)
 
     # -- whom ----------------------------------------------------------------------------------------
@@ -169,14 +147,6 @@ class A2aEndpoint:
         if isinstance(agent, Refusal):
             raise RefusedError(agent)
         return agent
-
-    def _visible(self, principal: Principal, agent: str) -> Card | None:
-        if agent == OWN:
-            return self._own_card
-        entry = self._broker.directory.get(agent)
-        if entry is None or not self._broker.directory.sees(principal, agent):
-            raise RefusedError(Refusal(Reason.UNKNOWN_AGENT, f"no agent {shown(agent)} is here"))
-        return entry.card
 
 
 def _trace(http: web.Request) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from heapq import nlargest
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeAlias, final
 from uuid import uuid4
 
 import msgspec
@@ -22,6 +22,7 @@ from dragoman.adapters.a2a.arguments import Asked, asked_of
 from dragoman.adapters.a2a.errors import A2aError, Fault, invalid, no_task, refused
 from dragoman.adapters.a2a.mesh_skills import PUBLISH, Publish
 from dragoman.adapters.a2a.session import A2aSession, Asker
+from dragoman.adapters.a2a.views import Found
 from dragoman.adapters.a2a.wire import GetRequest, JsonObject, ListRequest, Message, SendRequest, check_message
 from dragoman.routing.refusals import Refusal
 from dragoman.routing.words import traced
@@ -58,13 +59,6 @@ class Party(NamedTuple):
     trace: dict[str, str]
 
 
-class Found(NamedTuple):
-    """A task: its call and its context."""
-
-    call: Call
-    context: str
-
-
 @final
 class Tasks:
     """The operations on tasks."""
@@ -85,8 +79,11 @@ class Tasks:
 
     # -- sending -------------------------------------------------------------------------------------
 
-    async def start(self, party: Party, request: SendRequest) -> Found:
-        """The task of a message, safe in the log. The same messageId again is the same task."""
+    async def start(self, party: Party, request: SendRequest, *, named: bool = False) -> Found:
+        """The task of a message, safe in the log. The same messageId again is the same task.
+
+        ``named``: its requester has named it, as ``taskId``, and the same name again is the same task.
+        """
         settings, message = self._settings, request.message
         check_message(message, parts_max=settings.parts_max, metadata_bytes_max=settings.metadata_bytes_max)
         configuration = request.configuration
@@ -94,7 +91,10 @@ class Tasks:
             raise A2aError(Fault.PUSH_NOTIFICATION_NOT_SUPPORTED, "this mesh sends no push notifications")
         _history_length(configuration.history_length if configuration is not None else None)
         if message.task_id:
-            self._refuse_turn(party, message)
+            begun = self._begun(party, message) if named else self._refuse_turn(party, message)
+            if begun is not None:
+                await self._safe(begun.call)
+                return begun
         try:
             asked, kept = asked_of(request, party.skills), self._kept(message)
         except RecursionError:
@@ -109,20 +109,36 @@ class Tasks:
             content_type=asked.content_type,
             deadline_ms=asked.deadline_ms if asked.deadline_ms is not None else settings.deadline_ms,
             # Ids are printable, so that no two pairs of agent and id are one reference.
-            dedupe=f"a2a:{party.agent}\n{message.message_id}",
+            dedupe=None if named else f"a2a:{party.agent}\n{message.message_id}",
             durable=True,
         )
         if isinstance(call, Refusal):
             raise refused(call)
         known = self._notes.get(call.id)
         context = known.context if known is not None else message.context_id or str(uuid4())
+        name = (message.task_id if named else None) or call.id
         if known is None and not isinstance(self._broker.calls.get(party.principal, call.id), Refusal):
-            self._commit(call.id, self._notes.note(call, party.agent, context, kept))
-        # Whoever repeats the message meanwhile is told no sooner.
+            task = name if named else ""
+            self._commit(call.id, self._notes.note(call, party.agent, context, kept, task))
+        await self._safe(call)
+        return Found(call, context, name)
+
+    async def _safe(self, call: Call) -> None:
+        """Whoever repeats the message meanwhile is told no sooner."""
         ticket = self._unsafe.get(call.id)
         if ticket is not None:
             await self._broker.safe(ticket)
-        return Found(call, context)
+
+    def _begun(self, party: Party, message: Message) -> Found | None:
+        """The task of that name, if there is one already."""
+        assert message.task_id
+        known = self._notes.find(party.agent, party.principal, message.task_id)
+        if known is None:
+            return None
+        task = self.find(party, message.task_id)
+        if message.context_id and message.context_id != task.context:
+            raise invalid("message.contextId", "is not the context of that task")
+        return task
 
     def _commit(self, task_id: str, ticket: Ticket) -> None:
         def settled(refusal: Refusal | None) -> None:
@@ -131,7 +147,7 @@ class Tasks:
         self._unsafe[task_id] = ticket
         self._broker.when_safe(ticket, settled)
 
-    def _refuse_turn(self, party: Party, message: Message) -> None:
+    def _refuse_turn(self, party: Party, message: Message) -> NoReturn:
         """A message for a task there is already: calls cannot be told more once they are asked."""
         assert message.task_id
         task = self.find(party, message.task_id)
@@ -145,14 +161,15 @@ class Tasks:
         said = msgspec.json.encode(message)
         return said if len(said) <= self._settings.message_kept_bytes_max else b""
 
-    async def ended(self, call: Call) -> None:
-        """Waits for the task's end, at most as long as a request may be held."""
+    async def ended(self, call: Call, within_s: float | None = None) -> None:
+        """Waits for the task's end, at most so long; without a word, as long as a request may be held."""
         if not call.pending:
             return
+        most_s = self._settings.send_wait_max_s if within_s is None else within_s
         with self.watched(call) as news, suppress(TimeoutError):
             self._waiting.add(news)
             try:
-                async with asyncio.timeout(self._settings.send_wait_max_s):
+                async with asyncio.timeout(most_s):
                     while call.pending and not self._stopped:
                         news.clear()
                         await news.wait()
@@ -178,11 +195,11 @@ class Tasks:
 
     def find(self, party: Party, task_id: str) -> Found:
         """The party's own task of this agent. Raises A2aError."""
-        note = self._notes.find(party.agent, party.principal, task_id)
-        call = self._broker.calls.get(party.principal, task_id) if note is not None else None
-        if note is None or call is None or isinstance(call, Refusal):
+        known = self._notes.find(party.agent, party.principal, task_id)
+        call = self._broker.calls.get(party.principal, known[0]) if known is not None else None
+        if known is None or call is None or isinstance(call, Refusal):
             raise no_task(task_id)
-        return Found(call, note.context)
+        return Found(call, known[1].context, task_id)
 
     def get(self, party: Party, request: GetRequest) -> JsonObject:
         """The task as it is."""
@@ -192,14 +209,14 @@ class Tasks:
     def shown(self, task: Found, history_length: int | None = None, *, artifacts: bool = True) -> JsonObject:
         """A task as JSON. The history of a task is the one message that began it."""
         message = self._notes.message(task.call.id) if history_length != 0 else None
-        return views.task(task.call, task.context, message, artifacts=artifacts)
+        return views.task(task, message, artifacts=artifacts)
 
     def born(self, task: Found, history_length: int | None) -> JsonObject | None:
         """The task before anything had happened to it; None if not all of that can be told any more."""
         events = task.call.events
         if events and events[0].number != 1:
             return None
-        return views.born(task.call, task.context, self._notes.message(task.call.id) if history_length != 0 else None)
+        return views.born(task, self._notes.message(task.call.id) if history_length != 0 else None)
 
     async def page(self, party: Party, request: ListRequest) -> JsonObject:
         """The party's tasks of this agent, what changed last first."""
@@ -216,7 +233,9 @@ class Tasks:
         return {
             "tasks": [
                 self.shown(
-                    Found(call, note.context), request.history_length, artifacts=request.include_artifacts is True
+                    Found(call, note.context, note.task or call.id),
+                    request.history_length,
+                    artifacts=request.include_artifacts is True,
                 )
                 for note, call in found
                 if note is not None and not isinstance(call, Refusal)
@@ -255,7 +274,7 @@ class Tasks:
         task = self.find(party, task_id)
         if task.call.open:
             session = A2aSession(party.principal, task.call.caller_agent)
-            refusal = self._broker.calls.cancel(session, task_id)
+            refusal = self._broker.calls.cancel(session, task.call.id)
             assert refusal is None, f"an open call of one's own can be cancelled: {refusal}"
             await self.ended(task.call)
             return self.shown(task)

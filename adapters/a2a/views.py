@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -64,6 +64,14 @@ DEPTH_MAX: Final = 80
 """Levels of a data part. Readers built on protocol buffers give up at 100, and the response has some itself."""
 
 
+class Found(NamedTuple):
+    """A task: its call, its context, and the id its requester knows it by."""
+
+    call: Call
+    context: str
+    id: str
+
+
 def state_of(call: Call) -> str:
     """The task's state."""
     return _state(call.state, call.outcome.refusal if call.outcome is not None else None)
@@ -80,29 +88,31 @@ def timestamp(time_ms: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{thousandths:03}Z"
 
 
-def task(call: Call, context: str, message: JsonObject | None, *, artifacts: bool = True) -> JsonObject:
+def task(found: Found, message: JsonObject | None, *, artifacts: bool = True) -> JsonObject:
     """The whole task. ``message``: what the user said, if history is asked for and it was kept."""
-    shown: JsonObject = {"id": call.id, "contextId": context, "status": _status(call, context)}
+    call = found.call
+    shown: JsonObject = {"id": found.id, "contextId": found.context, "status": _status(found)}
     if artifacts:
         shown["artifacts"] = _artifacts(call)
     if message is not None:
-        shown["history"] = [{**message, "taskId": call.id, "contextId": context}]
+        shown["history"] = [{**message, "taskId": found.id, "contextId": found.context}]
     shown["metadata"] = {"skill": call.skill, "sequence": call.last_event, "deadline": timestamp(call.deadline_ms)}
     return shown
 
 
-def born(call: Call, context: str, message: JsonObject | None) -> JsonObject:
+def born(found: Found, message: JsonObject | None) -> JsonObject:
     """The task as it was before anything had happened: where a stream begins that tells all of it."""
-    status: JsonObject = {"state": SUBMITTED, "timestamp": timestamp(call.started_ms)}
-    return {**task(call, context, message, artifacts=False), "status": status, "artifacts": []}
+    status: JsonObject = {"state": SUBMITTED, "timestamp": timestamp(found.call.started_ms)}
+    return {**task(found, message, artifacts=False), "status": status, "artifacts": []}
 
 
-def items(call: Call, context: str, event: CallEvent, *, begun: bool, missed: int) -> Iterator[JsonObject]:
+def items(found: Found, event: CallEvent, *, begun: bool, missed: int) -> Iterator[JsonObject]:
     """What one event of the call is in a stream.
 
     ``begun``: the reader has seen a piece of the answer; ``missed``: events before this one that are gone already.
     """
-    about = {"taskId": call.id, "contextId": context}
+    call = found.call
+    about = {"taskId": found.id, "contextId": found.context}
     if event.payload is not None:
         last = event.kind is Kind.FINAL or _whole_parts(call)
         update: JsonObject = {
@@ -115,7 +125,7 @@ def items(call: Call, context: str, event: CallEvent, *, begun: bool, missed: in
             update["metadata"] = {"missed": missed}
         yield {"artifactUpdate": update}
     if event.kind is not Kind.PART:
-        yield {"statusUpdate": {**about, "status": _status_at(call, context, event)}}
+        yield {"statusUpdate": {**about, "status": _status_at(found, event)}}
 
 
 def part_of(payload: bytes, content_type: str | None) -> JsonObject:
@@ -148,23 +158,24 @@ def _state(state: CallState, refusal: Refusal | None) -> str:
     return _OF_STATE[state]
 
 
-def _status(call: Call, context: str) -> JsonObject:
+def _status(found: Found) -> JsonObject:
+    call = found.call
     refusal = call.outcome.refusal if call.outcome is not None else None
-    return _said(call, context, call.state, refusal, changed_ms(call))
+    return _said(found, call.state, refusal, changed_ms(call))
 
 
-def _status_at(call: Call, context: str, event: CallEvent) -> JsonObject:
-    return _said(call, context, event.state, event.refusal, event.time_ms)
+def _status_at(found: Found, event: CallEvent) -> JsonObject:
+    return _said(found, event.state, event.refusal, event.time_ms)
 
 
-def _said(call: Call, context: str, state: CallState, refusal: Refusal | None, time_ms: int) -> JsonObject:
+def _said(found: Found, state: CallState, refusal: Refusal | None, time_ms: int) -> JsonObject:
     status: JsonObject = {"state": _state(state, refusal), "timestamp": timestamp(time_ms)}
     if refusal is not None:
         status["message"] = {
-            "messageId": f"{call.id}-end",
+            "messageId": f"{found.id}-end",
             "role": "ROLE_AGENT",
-            "taskId": call.id,
-            "contextId": context,
+            "taskId": found.id,
+            "contextId": found.context,
             "parts": [{"text": refusal.detail or refusal.reason.value}],
             "metadata": {"reason": refusal.reason.value},
         }

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Final, final
 
 import aiohttp
 
-from dragoman.adapters.links.a2a_following import Following
-from dragoman.adapters.links.a2a_forms import VERSION, FormError, card_of, message_of
+from dragoman.adapters.links.a2a_cards import VERSION, card_of
 from dragoman.adapters.links.a2a_wire import CONNECT_S, FAULTS, FarError, Wire, read_card
 from dragoman.adapters.links.link import LinkError
-from dragoman.adapters.links.party import Answer, Party, Told
+from dragoman.adapters.links.party import Party, Told
+from dragoman.adapters.serving.a2a_following import Following
+from dragoman.adapters.serving.a2a_forms import FormError, message_of
+from dragoman.adapters.serving.answers import Answer
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
-    from dragoman.adapters.links.a2a_forms import Read
+    from dragoman.adapters.links.a2a_cards import Read
     from dragoman.adapters.links.link import Link
     from dragoman.broker.offers import Asked
 

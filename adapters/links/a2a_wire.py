@@ -11,7 +11,8 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from dragoman.adapters.links.a2a_forms import HTTP_JSON, JSON_TYPE, FormError, Interface, JsonObject, member, objects
+from dragoman.adapters.links.a2a_cards import HTTP_JSON, Interface
+from dragoman.adapters.serving.a2a_forms import JSON_TYPE, FormError, JsonObject, member, objects
 from dragoman.routing.refusals import Reason
 
 CONNECT_S: Final = 10.0

@@ -23,7 +23,8 @@ from pydantic import ValidationError
 
 from dragoman.adapters.links.link import LinkError
 from dragoman.adapters.links.mcp_forms import answer_of, arguments_of, card_of, part_of, skills_of
-from dragoman.adapters.links.party import Answer, Party
+from dragoman.adapters.links.party import Party
+from dragoman.adapters.serving.answers import Answer
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:

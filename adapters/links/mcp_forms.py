@@ -7,7 +7,7 @@ import json
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any, Final
 
-from dragoman.adapters.links.party import Answer, plain
+from dragoman.adapters.serving.answers import Answer, plain
 from dragoman.routing.cards import DESCRIPTION_CHARS_MAX, LINKED, NAME_CHARS_MAX, Card, parse_card
 from dragoman.routing.refusals import Reason, Refusal
 

@@ -6,11 +6,11 @@ What kind of server it is, its ``Answering`` knows. A call is never made twice: 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 from dragoman.adapters.links.link import LinkError
+from dragoman.adapters.serving.answers import Answer
 from dragoman.routing.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -21,22 +21,6 @@ if TYPE_CHECKING:
     from dragoman.broker.subscription import Feed
     from dragoman.routing.cards import Card, Skill
     from dragoman.routing.message import Message
-
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-
-
-def plain(text: str, chars_max: int) -> str:
-    """A stranger's text for people and models: without control characters, and no longer than that."""
-    return _CONTROL.sub("", text).replace("\r", " ").replace("\t", " ")[:chars_max]
-
-
-class Answer(NamedTuple):
-    """What a skill answers: bytes and what they are, or why it failed."""
-
-    payload: bytes
-    content_type: str | None = None
-    failure: Refusal | None = None
-
 
 Told: TypeAlias = Callable[[bytes, str | None], None]
 """Takes a partial answer."""

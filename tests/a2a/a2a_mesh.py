@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from dragoman.adapters.a2a.routes import A2aEndpoint, add_routes
+from dragoman.adapters.a2a.desk import Desk
+from dragoman.adapters.a2a.routes import add_routes
 from dragoman.adapters.a2a.settings import A2aSettings
 from dragoman.adapters.serving.credentials import Credentials
 from dragoman.adapters.serving.web import RUNNER_OPTIONS, application
@@ -136,9 +137,9 @@ class FakeAuthenticator:
 class A2aMesh:
     """What a test holds."""
 
-    def __init__(self, broker: Broker, endpoint: A2aEndpoint, port: int, http: aiohttp.ClientSession) -> None:
+    def __init__(self, broker: Broker, desk: Desk, port: int, http: aiohttp.ClientSession) -> None:
         self.broker = broker
-        self.endpoint = endpoint
+        self.desk = desk
         self.login = FakeAuthenticator()
         self.base = f"http://127.0.0.1:{port}/a2a"
         self.http = http
@@ -240,7 +241,9 @@ async def a2a_mesh(
     await broker.start()
     login = FakeAuthenticator()
     app = application(login, WebSettings())  # type: ignore[arg-type]
-    endpoint = add_routes(app, broker, settings or A2aSettings(), version="9.9")
+    desk = Desk(broker, settings or A2aSettings(), version="9.9")
+    await desk.start()
+    add_routes(app, broker, settings or A2aSettings(), desk)
     runner = web.AppRunner(app, shutdown_timeout=1, **RUNNER_OPTIONS)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -248,12 +251,13 @@ async def a2a_mesh(
     port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
     try:
         async with aiohttp.ClientSession() as http:
-            mesh = A2aMesh(broker, endpoint, port, http)
+            mesh = A2aMesh(broker, desk, port, http)
             mesh.login = login
             yield mesh
-            endpoint.notes.check()
+            desk.notes.check()
             broker.calls.check()
     finally:
+        await desk.stop(1)
         await runner.cleanup()
         await broker.stop()
 

@@ -120,7 +120,7 @@ def test_a_watch_tells_messages_until_it_is_cancelled() -> None:
             assert (ended, await next_event(stream.content)) == ("TASK_STATE_CANCELED", None)
         shown = await mesh.rpc("mesh", "GetTask", {"id": task_id})
         assert len({artifact["artifactId"] for artifact in shown["artifacts"]}) == 2
-        assert not mesh.endpoint._agent._running
+        assert not mesh.desk.agent._running
 
     run(body)
 
@@ -177,7 +177,7 @@ def test_a_watch_that_is_resumed_counts_what_it_told_before() -> None:
         for n in range(8):
             await use(mesh, "publish", channel="a", text=str(n))
         # As after a restart: its own work has stopped, and is asked for again.
-        agent, call = mesh.endpoint._agent, mesh.broker.calls._ledger.calls[task["id"]]
+        agent, call = mesh.desk.agent, mesh.broker.calls._ledger.calls[task["id"]]
         await agent.stop()
         assert call.events[0].number > 2, "some were dropped"
         assert agent._ask(call)

@@ -244,7 +244,7 @@ def test_no_send_is_answered_before_its_task_is_safe() -> None:
             log.let_go()
             first, again = [(await send)["task"]["id"] for send in sends]
             assert first == again
-            assert not mesh.endpoint._tasks._unsafe
+            assert not mesh.desk.tasks._unsafe
 
     asyncio.run(main())
 
@@ -255,7 +255,7 @@ def test_a_long_list_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch
     async def body(mesh: A2aMesh) -> None:
         mesh.add("t1")
         ids = [(await mesh.send("t1", str(n)))["id"] for n in range(5)]
-        tasks = mesh.endpoint._tasks
+        tasks = mesh.desk.tasks
         party = Party(ANONYMOUS, "", "t1", "t1", (ECHO,), {})
         page = asyncio.create_task(tasks.page(party, ListRequest()))
         await asyncio.sleep(0)
@@ -487,6 +487,6 @@ def test_what_is_forgotten_leaves_nothing_behind() -> None:
             ids = [(await mesh.send("t1", str(n)))["id"] for n in range(4)]
             assert (await mesh.rpc("t1", "ListTasks"))["totalSize"] == 2
             assert (await mesh.rpc("t1", "GetTask", {"id": ids[0]}))["code"] == -32001
-            mesh.endpoint.notes.check()
+            mesh.desk.notes.check()
 
     asyncio.run(main())

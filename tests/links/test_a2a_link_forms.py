@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.adapters.links import a2a_following, a2a_wire
-from dragoman.adapters.links.a2a_following import Following
-from dragoman.adapters.links.a2a_forms import FormError, answer_of, card_of
+from dragoman.adapters.links import a2a_wire
+from dragoman.adapters.links.a2a_cards import card_of
 from dragoman.adapters.links.a2a_wire import Events
+from dragoman.adapters.serving import a2a_following
+from dragoman.adapters.serving.a2a_following import Following
+from dragoman.adapters.serving.a2a_forms import FormError, answer_of
 from dragoman.routing.cards import LINKED
 from dragoman.routing.refusals import Reason
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Final, final
 
-from dragoman.adapters.links.a2a_forms import FormError, JsonObject, answer_of, as_json, member, objects
-from dragoman.adapters.links.party import Answer
+from dragoman.adapters.serving.a2a_forms import FormError, JsonObject, answer_of, as_json, member, objects
+from dragoman.adapters.serving.answers import Answer
 from dragoman.routing.refusals import Reason, Refusal
 
 COMPLETED: Final = "TASK_STATE_COMPLETED"
