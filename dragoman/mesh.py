@@ -291,6 +291,7 @@ class Mesh:
 
             self._desk = Desk(self.broker, self.config.a2a, version=__version__)
             listeners.append(self._desk)
+            listeners.extend(self._a2a_over_mqtt(self._desk, bound))
         if "mqtt" in bound or "mqtts" in bound:
             listeners.extend(self._mqtt(bound, limits))
         if "kafka" in bound or "kafkas" in bound:
@@ -343,17 +344,20 @@ class Mesh:
         self._mqtt_realm = realm = Realm(self.broker, self._authenticator, self.config.mqtt)
         realm.standings.load()
         SysTree(realm, __version__).start()
-        if self.config.a2a.mqtt:
-            from dragoman.adapters.a2a.over_mqtt import OverMqtt
-
-            scheme = "mqtt" if "mqtt" in bound else "mqtts"
-            url = f"{scheme}://{self.addresses[scheme]}"
-            OverMqtt(self.broker, self.config.a2a, version=__version__, url=url).start()
         return [
             MqttListener(realm, limits, bound[name], self._tls() if name == "mqtts" else None)
             for name in ("mqtt", "mqtts")
             if name in bound
         ]
+
+    def _a2a_over_mqtt(self, desk: Desk, bound: dict[str, list[socket.socket]]) -> list[Listener]:
+        """Before MQTT itself, so that its clients' first words mean what they say."""
+        scheme = next((name for name in ("mqtt", "mqtts") if name in bound), None)
+        if scheme is None or not self.config.a2a.mqtt:
+            return []
+        from dragoman.adapters.a2a.over_mqtt import OverMqtt
+
+        return [OverMqtt(self.broker, self.config.a2a, desk, url=f"{scheme}://{self.addresses[scheme]}")]
 
     def _kafka(self, bound: dict[str, list[socket.socket]], limits: ConnectionLimits) -> list[Listener]:
         from dragoman.adapters.kafka.listener import Listener as KafkaListener

@@ -26,7 +26,7 @@ from dragoman.routing.names import is_exact, matches, shown
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from dragoman.broker.broker import Broker
     from dragoman.broker.principal import Principal
@@ -76,6 +76,8 @@ class Registrations:
         self._native: dict[str, Native] = {}
         self._online: set[str] = set()
         self._fresh: set[str] = set()
+        #: hears of each agent that has published another card, or taken its card back
+        self.when_registered: Callable[[str], object] = lambda agent: None
 
     def start(self) -> None:
         """Takes up the cards that are retained, and follows the directory from now on."""
@@ -121,6 +123,7 @@ class Registrations:
         self._native[agent] = native
         self._fresh.add(agent)
         self._broker.later(self._fresh.discard, agent)
+        self.when_registered(agent)
         envelope = _with_status(message.envelope or EMPTY, online=True)
         return self._keep(session, message.name, message.payload, envelope)
 
@@ -142,6 +145,7 @@ class Registrations:
 
     def _unregister(self, session: Session, message: Message) -> Ticket | Refusal:
         self._native.pop(session.agent, None)
+        self.when_registered(session.agent)
         entry = self._broker.directory.get(session.agent)
         if entry is not None and entry.declared is not None:
             refusal = self._broker.directory.unregister(session.principal, session.agent)
@@ -191,7 +195,9 @@ class Registrations:
 
     def _gone(self, agent: str) -> None:
         name = DISCOVERY + self._places.of(agent)
-        if self._native.pop(agent, None) is not None or self._broker.retained_of(name) is not None:
+        known = self._native.pop(agent, None) is not None
+        self.when_registered(agent)
+        if known or self._broker.retained_of(name) is not None:
             self._broker.say(InnerSession(MESH), Message(name, b"", Wish.AT_LEAST_ONCE, "", True))
         else:
             self._broker.news.tell(name, b"")

@@ -58,6 +58,13 @@ class A2aSettings:
         why="what agent cards in A2A over MQTT say our address is, such as mqtts://mesh.example:8883; "
         "empty: the address we listen on",
     )
+    mqtt_first_reply_s: float = key(
+        10.0,
+        unit="s",
+        low=0,
+        why="SendMessage in A2A over MQTT is answered with the task as it is after so long, and again at its end; "
+        "requesters take it for unheard after 15",
+    )
     card_max_age_s: int = key(60, unit="s", low=0, why="how long a client may keep an agent card without asking again")
     send_wait_max_s: float = key(
         50.0,

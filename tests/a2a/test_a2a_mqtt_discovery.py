@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dragoman.adapters.a2a.desk import Desk
 from dragoman.adapters.a2a.over_mqtt import OverMqtt
 from dragoman.adapters.a2a.places import Places
 from dragoman.adapters.a2a.settings import A2aSettings
@@ -33,15 +34,17 @@ ONLINE = [("a2a-status", "online"), ("a2a-status-source", "agent")]
 
 
 def world(**options: Any) -> World:
-    made = World(**options)
-    OverMqtt(made.broker, A2aSettings(), version="9", url="mqtt://here:1883").start()
+    return begun(World(**options))
+
+
+def begun(made: World) -> World:
+    desk = Desk(made.broker, A2aSettings(), version="9")
+    made.finish(OverMqtt(made.broker, A2aSettings(), desk, url="mqtt://here:1883").start())
     return made
 
 
 def crashed(old: World) -> World:
-    made = old.crash()
-    OverMqtt(made.broker, A2aSettings(), version="9", url="mqtt://here:1883").start()
-    return made
+    return begun(old.crash())
 
 
 def tell(client: Client, place: str, payload: bytes = CARD_BYTES, **options: Any) -> tuple[int, str]:
