@@ -236,15 +236,17 @@ class Backlog:
         self.lost += count
 
     def finish(self, position: int) -> None:
-        """The message at this position is done with: acknowledged, given up or expired."""
+        """The message at this position is done with: acknowledged, given up or expired. Even before it was offered."""
         if position not in self._open:
+            self.settled(position)
+            self._backlogs.dirty(self)
             return
         first = next(iter(self._open)) == position
         del self._open[position]
         if first:
             low = self.low
             if self._done:
-                self._done = {p for p in self._done if p > low}
+                self._done = {p for p in self._done if p >= low}
         else:
             self._done.add(position)
         self._backlogs.dirty(self)
@@ -259,7 +261,7 @@ class Backlog:
         self._epoch += 1
 
     def settled(self, position: int) -> None:
-        """Beside its own row the reader knows that this is done with. Before anything is offered."""
+        """Beside its own row the reader knows that this is done with: it will not be offered."""
         if position >= self.next:
             self._done.add(position)
 
@@ -401,7 +403,7 @@ class Backlog:
     def row(self) -> CursorRow:
         """What survives a restart."""
         low = self.low
-        return CursorRow(low=low, done=tuple(sorted(p for p in self._done if p > low)), filters=dict(self._filters))
+        return CursorRow(low=low, done=tuple(sorted(p for p in self._done if p >= low)), filters=dict(self._filters))
 
 
 @final
@@ -465,7 +467,9 @@ class Backlogs:
             backlog.check()
 
     def dirty(self, backlog: Backlog) -> None:
-        """The reader's row is out of date: it goes out with the next flush."""
+        """The reader's row is out of date: it goes out with the next flush, if there still is such a reader."""
+        if self._all.get(backlog.key) is not backlog:
+            return
         self._dirty[backlog] = None
         if self._timer is None:
             self._timer = self.core.loop.call_later(self.core.settings.cursor_flush_ms / 1000, self.flush)

@@ -204,7 +204,8 @@ class Channels:
     def _tidy(self, channel: Channel) -> bool:
         """Frees what the channel need not keep; False if the channel itself is no more."""
         core = self._core
-        if channel.retained is not None and channel.retained.expired(core.now_ms):
+        # Not while something is pending: the row may be that of the next value already.
+        if channel.retained is not None and not channel.pending and channel.retained.expired(core.now_ms):
             self.clear_retained(channel)
         if channel.generation != core.generation:
             channel.refresh()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mqtt import mapping
 from dragoman.adapters.mqtt.encoders import publish_parts
-from dragoman.adapters.mqtt.standing import Flight
+from dragoman.adapters.mqtt.standing import PLACED, Flight
 from dragoman.broker.log.contract import Ticket
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dragoman.broker.subscription import Feed
     from dragoman.routing.message import Message
 
-IDS_MAX = 65_534
-"""Deliveries under way at once: fewer than there are packet ids, so that a free one is always found."""
+IDS_MAX: Final = PLACED - 2
+"""Deliveries under way at once: fewer than there are packet ids below ``PLACED``, so a free one is always found."""
 
 
 @final
@@ -53,6 +53,10 @@ def deliver(session: MqttSession, feed: Feed, message: Message) -> bool:
 
 def offer(session: MqttSession, message: Message) -> bool:
     """A message of the session's backlog: caught up, or read from the log."""
+    known = session.standing.ids.get(message.position)
+    if known is not None and session.standing.flights[known].released:
+        # Sent before a restart, and the client has said since that it has it.
+        return True
     channel = session.realm.broker.channels.by_number.get(message.number)
     feed = channel.feed_of(session) if channel is not None else None
     qos = min(feed.wish, message.wish) if feed is not None else 0
@@ -78,7 +82,10 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
         session.starved = True
         return False
     retain = message.retain and (feed.replay or feed.keep_retain)
-    parts = _parts(session, feed, message, qos, retain)
+    placed = qos == 1 and logged != 0
+    packet_id = known or (standing.placed_id(logged) if placed else standing.next_id()) if qos else 0
+    written = logged != 0 and not known and packet_id < PLACED
+    parts = _parts(session, feed, message, qos, retain, at_once=not qos or not (session.holds or written))
     if parts is None:
         session.realm.metrics.drop("larger-than-receiver-takes")
         if feed.group is not None:
@@ -91,8 +98,7 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
     if not qos:
         session.send(head + tail)
         return True
-    packet_id = known or standing.next_id()
-    if known:
+    if known or (placed and logged < standing.sent):
         head = bytes((head[0] | 8,)) + head[1:]
     flight = Flight(message, qos, logged, retain, feed.identifiers)
     flight.group = feed.group
@@ -102,13 +108,15 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
     if flight.position:
         standing.ids[flight.position] = packet_id
     frame = head + packet_id.to_bytes(2, "big") + tail
-    ticket = session.realm.standings.fly(standing, packet_id, flight) if qos == 2 and not known else Ticket(0)
+    ticket = session.realm.standings.fly(standing, packet_id, flight) if written else Ticket(0)
     session.send_after(ticket, frame)
     return True
 
 
-def _parts(session: MqttSession, feed: Feed, message: Message, qos: int, retain: bool) -> tuple[bytes, bytes] | None:
-    """The PUBLISH but for its packet id; None: it is larger than the client takes."""
+def _parts(
+    session: MqttSession, feed: Feed, message: Message, qos: int, retain: bool, *, at_once: bool
+) -> tuple[bytes, bytes] | None:
+    """The PUBLISH but for its packet id; None: it is larger than the client takes. ``at_once``: no commit holds it."""
     topic = message.name.encode()
     payload = message.payload or b""
     properties = b""
@@ -119,7 +127,6 @@ def _parts(session: MqttSession, feed: Feed, message: Message, qos: int, retain:
     if aliases is not None:
         alias = aliases.by_topic.get(topic, 0)
         # What may wait for a commit cannot be the one that gives the number: others would overtake it.
-        at_once = not qos or not (session.holds or (qos == 2 and session.standing.kept))
         fresh = aliases.free() if at_once and not alias else 0
         if alias or fresh:
             said = properties + b"\x23" + (alias or fresh).to_bytes(2, "big")

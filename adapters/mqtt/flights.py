@@ -11,6 +11,7 @@ from dragoman.adapters.mqtt.encoders import encode_publish, encode_pubrel
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.session import MqttSession
     from dragoman.adapters.mqtt.standing import Flight
+    from dragoman.broker.log.contract import Ticket
 
 
 def begin_again(session: MqttSession) -> None:
@@ -34,7 +35,7 @@ def go_on(session: MqttSession) -> bool:
             return False
         del again[packet_id]
         if flight.released:
-            session.send(encode_pubrel(session.version, packet_id))
+            release(session, packet_id, session.standing.wait)
         else:
             _resend(session, packet_id, flight)
     return True
@@ -55,7 +56,7 @@ def _resend(session: MqttSession, packet_id: int, flight: Flight) -> None:
     flight.sent = True
     session.window += 1
     session.count_out(payload)
-    session.send(frame)
+    session.send_after(session.standing.wait, frame)
 
 
 def acked(session: MqttSession, packet_id: int, code: int) -> None:
@@ -79,6 +80,11 @@ def received(session: MqttSession, packet_id: int, code: int) -> None:
     flight.released = True
     session.again.pop(packet_id, None)
     ticket = session.realm.standings.fly(session.standing, packet_id, flight)
+    release(session, packet_id, ticket)
+
+
+def release(session: MqttSession, packet_id: int, ticket: Ticket) -> None:
+    """Lets go of a QoS 2 delivery once it is safe that the receiver has it."""
     session.send_after(ticket, encode_pubrel(session.version, packet_id))
 
 

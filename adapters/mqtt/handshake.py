@@ -21,6 +21,7 @@ from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.session import MqttSession
+    from dragoman.adapters.mqtt.standing import Standing
 
 HELD_MAX: Final = 64
 """Packets a client may send ahead while its password is checked; the socket is not read meanwhile: one feed."""
@@ -121,6 +122,9 @@ def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | N
     if known is not None and known.principal != session.principal.name and (known.connection or known.kept):
         return Refusal(Reason.AGENT_TAKEN, f"client id {client_id!r} belongs to another user")
     expiry_s = _expiry(session, packet)
+    if known is not None and known.backlog is not None and packet.clean_start:
+        _discard(session, packet, known, kept_anew=expiry_s > 0)
+        return None
     number = broker.directory.arrive(session, session.agent, keeps=expiry_s > 0)
     if isinstance(number, Refusal):
         return number
@@ -144,6 +148,24 @@ def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | N
     session.wire.accepted()
     _go(session, present)
     return None
+
+
+def _discard(session: MqttSession, packet: Connect, known: Standing, *, kept_anew: bool) -> None:
+    """A kept session goes because the client begins anew; when that is safe, the client is taken in.
+
+    After the CONNACK it has forgotten its half. A crash must not bring ours back then: what it got once
+    at QoS 2 would come again.
+    """
+    if known.connection is not None:
+        known.connection.taken_over(resumed=False)
+
+    def safe(refusal: Refusal | None) -> None:
+        _known(session, packet, session.principal)
+        error = session.decoder.error
+        if error is not None and session.phase is not Phase.CLOSED:
+            session.fail(error)
+
+    session.realm.broker.when_safe(session.realm.standings.end(known, kept_anew=kept_anew), safe)
 
 
 def _go(session: MqttSession, present: bool) -> None:

@@ -46,7 +46,7 @@ def publish(session: MqttSession, packet: Publish, name: str, say: Say) -> None:
     if len(session.owed) + len(standing.received) >= session.realm.settings.receive_max and _overrun(session, packet):
         return
     if packet.qos == 2 and packet_id in standing.received:
-        ticket = Ticket(session.owed[-1][0]) if session.owed else Ticket(0)
+        ticket = standing.unsafe.get(packet_id) or Ticket(session.owed[-1][0] if session.owed else 0)
         session.answer(ticket, encode_pubrec(session.version, packet_id), _failed_pubrec(session, packet_id))
         return
     answer = say(session, message(session, packet, name))
@@ -118,6 +118,13 @@ def refuse(session: MqttSession, packet: Publish, refusal: Refusal) -> None:
             session.answer(Ticket(0), encode_puback(session.version, packet.packet_id), no_failure)
         elif packet.qos == 2:
             session.answer(Ticket(0), encode_pubrec(session.version, packet.packet_id), no_failure)
+
+
+def leave_open(session: MqttSession) -> None:
+    """The connection ends: its session remembers which QoS 2 publishes are not safe yet."""
+    for ticket, frame, _, _ in session.owed:
+        if ticket and frame[:1] == b"\x50":
+            session.realm.standings.left_open(session.standing, int.from_bytes(frame[2:4], "big"), Ticket(ticket))
 
 
 def _failed_puback(session: MqttSession, packet_id: int) -> Callable[[Refusal], bytes | None]:

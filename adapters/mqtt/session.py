@@ -376,7 +376,11 @@ class MqttSession:
             self.send(frame)
 
     def owe_nothing(self) -> None:
-        """The connection is over: nobody is left to answer."""
+        """The connection is over: nobody is left to answer. Its session remembers what is not safe yet."""
+        if self.owed or self._held:
+            intake.leave_open(self)
+            last = max([owed[0] for owed in self.owed] + [held[0] for held in self._held])
+            self.realm.standings.wait_for(self.standing, Ticket(last))
         self.owed.clear()
         self._held.clear()
 

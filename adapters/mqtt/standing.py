@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final, final
 
+from dragoman.adapters.mqtt import flights
 from dragoman.adapters.mqtt.wills import Wills
 from dragoman.broker.backlog import Bounds
 from dragoman.broker.log.contract import Table, Ticket
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dragoman.broker.subscription import ShareMember
     from dragoman.broker.timers import Timer
     from dragoman.routing.message import Message
+    from dragoman.routing.refusals import Refusal
 
 NEVER_S: Final = 0xFFFF_FFFF
 """The session expiry interval that means never (§3.1.2.11.2)."""
@@ -34,9 +36,13 @@ NEVER_S: Final = 0xFFFF_FFFF
 KEY_BYTES_PLAIN: Final = 400
 """The longest client id that is a row's key itself; an id has no NUL, so a digest after one is never an id."""
 
+PLACED: Final = 0x8000
+"""Packet ids from here on follow from the position of what a QoS 1 delivery sends: a restart finds them again."""
+
 _IN: Final = b"i"
 _OUT: Final = b"o"
 _SENT: Final = b"p"
+_SENT_QOS_1: Final = b"q"
 _RELEASED: Final = b"r"
 _LANDED: Final = b"d"
 
@@ -51,7 +57,10 @@ class FilterRow(Row):
 
 
 class StandingRow(Row):
-    """A kept session. ``gone_ms``: wall clock when its connection ended, 0 = it was connected."""
+    """A kept session. ``gone_ms``: wall clock when its connection ended, 0 = it was connected.
+
+    ``sent``: QoS 1 deliveries of positions below it may have gone out; known when nobody is connected.
+    """
 
     principal: str = ""
     expiry_s: int = 0
@@ -59,6 +68,7 @@ class StandingRow(Row):
     filters: dict[str, FilterRow] = {}
     agent: str = ""
     client_id: str = ""
+    sent: int = 0
 
 
 @final
@@ -97,8 +107,12 @@ class Standing:
 
     ``filters``   what it subscribes to, by filter as the client wrote it
     ``received``  QoS 2 packet ids taken and not yet released (§4.3.3): the other half of exactly once
+    ``unsafe``    those whose commit was under way when their connection ended, and is still
+    ``wait``      the last of all such commits: what a new connection is told of QoS 2 must not leave before it
     ``flights``   deliveries by packet id; ``ids`` finds the packet id of a log position
+    ``unmet``     a restart has left deliveries whose messages the log may not give again
     ``landed``    positions of QoS 2 deliveries that are over, until the place that passes them is written
+    ``sent``      QoS 1: what an earlier connection may have had before a restart is below this position
     ``backlog``   its place in the log, if it is kept at all
     """
 
@@ -117,7 +131,11 @@ class Standing:
         "last_id",
         "principal",
         "received",
+        "sent",
         "timer",
+        "unmet",
+        "unsafe",
+        "wait",
     )
 
     def __init__(self, client_id: str, principal: str) -> None:
@@ -129,10 +147,14 @@ class Standing:
         self.gone_ms = 0
         self.filters: dict[str, FilterRow] = {}
         self.received: set[int] = set()
+        self.unsafe: dict[int, Ticket] = {}
+        self.wait = Ticket(0)
         self.flights: dict[int, Flight] = {}
         self.ids: dict[int, int] = {}
         self.landed: list[int] = []
         self.last_id = 0
+        self.sent = 0
+        self.unmet = False
         self.backlog: Backlog | None = None
         self.connection: MqttSession | None = None
         self.timer: Timer | None = None
@@ -143,13 +165,22 @@ class Standing:
         return self.expiry_s > 0
 
     def next_id(self) -> int:
-        """A free packet id. The window is smaller than the id space, so there always is one."""
+        """A free packet id below ``PLACED``. There are never so many deliveries, so there always is one."""
         packet_id = self.last_id
         while True:
-            packet_id = packet_id % 65_535 + 1
+            packet_id = packet_id % (PLACED - 1) + 1
             if packet_id not in self.flights:
                 self.last_id = packet_id
                 return packet_id
+
+    def placed_id(self, position: int) -> int:
+        """The packet id of a QoS 1 delivery from the log.
+
+        It is the same after a crash without having been written, so that it can be sent again under it [4.4.0-1]
+        and a late PUBACK is for no other message. If it is taken, another one, which has to be.
+        """
+        packet_id = PLACED + position % PLACED
+        return packet_id if packet_id not in self.flights else self.next_id()
 
     def check(self) -> None:
         """What must always hold."""
@@ -190,10 +221,11 @@ class Standings:
                 self.keep_filter(standing, filter_, kept)
             standing.agent = row.agent
             standing.gone_ms = row.gone_ms or now_ms
+            standing.sent = row.sent if row.gone_ms else int(log.end())
             self.by_client[standing.client_id] = standing
             self._load_flights(standing, self._open_backlog(standing))
             if not row.gone_ms:
-                # It expires counted from here, however often the mesh dies meanwhile.
+                # It expires counted from here, and nothing more was sent, however often the mesh dies meanwhile.
                 self.save(standing)
         # What is said from now on finds every reader in its place.
         loaded = list(self.by_client.values())
@@ -206,7 +238,7 @@ class Standings:
 
     def _open_backlog(self, standing: Standing) -> Backlog:
         backlog = standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent)
-        backlog.saved = lambda: self._forget_landed(standing)
+        backlog.saved = lambda: self._saved(standing)
         if self._bounds is not None:
             backlog.bounds = self._bounds
             backlog.dropped = lambda message: self._let_go(standing, message.position)
@@ -215,11 +247,10 @@ class Standings:
         return backlog
 
     def _let_go(self, standing: Standing, position: int) -> None:
-        """A message is gone that a restart had left a QoS 2 delivery waiting for."""
-        packet_id = standing.ids.pop(position, None)
-        if packet_id is not None:
-            del standing.flights[packet_id]
-            self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, position), None)
+        """A message is gone that a restart had left a delivery waiting for."""
+        packet_id = standing.ids.get(position)
+        if packet_id is not None and not standing.flights[packet_id].released:
+            self._give_up(standing, packet_id, standing.flights[packet_id])
 
     def _overflowed(self, standing: Standing) -> None:
         """More waits for the session than may, and the policy is that it ends."""
@@ -240,15 +271,16 @@ class Standings:
                 standing.received.add(number)
                 continue
             packet_id, state = int.from_bytes(value[:2], "big"), value[2:]
-            if state != _SENT:
+            if state in (_RELEASED, _LANDED):
                 backlog.settled(number)
             if state == _LANDED:
                 standing.landed.append(number)
                 continue
-            flight = Flight(None, 2, number)
+            flight = Flight(None, 1 if state == _SENT_QOS_1 else 2, number)
             flight.released = state == _RELEASED
             standing.flights[packet_id] = flight
             standing.ids[number] = packet_id
+            standing.unmet = standing.unmet or not flight.released
 
     def open(self, client_id: str, principal: str, *, clean: bool, expiry_s: int) -> tuple[Standing, bool]:
         """The client's session for a new connection, and whether it was there before (Session Present)."""
@@ -325,6 +357,8 @@ class Standings:
         standing.backlog.pause()
         for flight in standing.flights.values():
             flight.sent = False
+            if flight.qos == 1:
+                standing.sent = max(standing.sent, flight.position + 1)
         standing.gone_ms = self._broker.clock.now_ms()
         self.save(standing)
         self._expire_later(standing)
@@ -336,8 +370,8 @@ class Standings:
                 del standing.flights[packet_id]
                 flight.group.returned(flight.message)
 
-    def end(self, standing: Standing, *, kept_anew: bool = False) -> None:
-        """The session is no more. A will that waits for its delay waits no longer (§3.1.3.2.2).
+    def end(self, standing: Standing, *, kept_anew: bool = False) -> Ticket:
+        """The session is no more; the ticket of that. A will that waits for its delay waits no longer (§3.1.3.2.2).
 
         ``kept_anew``: another kept session of the client takes its place, so the agent's mail stays.
         """
@@ -348,30 +382,54 @@ class Standings:
             del self.by_client[standing.client_id]
             for filter_ in standing.filters:
                 self._count_filter(filter_, -1)
-        if standing.backlog is not None:
-            self._forget(standing)
-            self._broker.groups.ended(standing.agent)
-            if not kept_anew:
-                self._broker.post.expired(standing.agent, "mqtt")
+        if standing.backlog is None:
+            return Ticket(0)
+        ticket = self._forget(standing)
+        self._broker.groups.ended(standing.agent)
+        if not kept_anew:
+            self._broker.post.expired(standing.agent, "mqtt")
+        return ticket
 
-    def _forget(self, standing: Standing) -> None:
+    def _forget(self, standing: Standing) -> Ticket:
         log = self._broker.log
         assert standing.backlog is not None
         self._broker.backlogs.close(standing.backlog)
         standing.backlog = None
-        log.put(Table.SESSIONS, standing.key, None)
         for packet_id in standing.received:
             log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), None)
-        for flight in standing.flights.values():
-            if flight.qos == 2 and flight.position:
+        for packet_id, flight in standing.flights.items():
+            if packet_id < PLACED and flight.position:
                 log.put(Table.INFLIGHT, _row_key(standing, _OUT, flight.position), None)
         self._forget_landed(standing)
+        return log.put(Table.SESSIONS, standing.key, None)
 
     def _forget_landed(self, standing: Standing) -> None:
         """The place that passes what has landed is in this very commit: its rows need not say so any more."""
         for position in standing.landed:
             self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, position), None)
         standing.landed.clear()
+
+    def _saved(self, standing: Standing) -> None:
+        self._forget_landed(standing)
+        backlog = standing.backlog
+        if standing.unmet and backlog is not None and not backlog.behind:
+            standing.unmet = False
+            for packet_id, flight in list(standing.flights.items()):
+                if flight.message is None and not flight.released:
+                    self._give_up(standing, packet_id, flight)
+
+    def _give_up(self, standing: Standing, packet_id: int, flight: Flight) -> None:
+        """The log had all it has, but not this message: expired, no longer subscribed to, beyond a limit.
+
+        A receiver that has it waits for PUBREL, and one that has not answers a PUBREL as well: so it ends for both.
+        """
+        if flight.qos == 1:
+            self.landed(standing, packet_id)
+            return
+        flight.released = True
+        ticket = self.fly(standing, packet_id, flight)
+        if standing.connection is not None:
+            flights.release(standing.connection, packet_id, ticket)
 
     def _expire_later(self, standing: Standing) -> None:
         if standing.expiry_s == NEVER_S:
@@ -417,6 +475,7 @@ class Standings:
             filters=standing.filters,
             agent=standing.agent,
             client_id=standing.client_id,
+            sent=standing.sent,
         )
         return self._broker.log.put(Table.SESSIONS, standing.key, encode_row(row))
 
@@ -426,20 +485,50 @@ class Standings:
         if standing.backlog is not None:
             self._broker.log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), b"1")
 
+    def left_open(self, standing: Standing, packet_id: int, ticket: Ticket) -> None:
+        """The connection of a QoS 2 publish has ended before its commit; sent again, it is answered by how that ends.
+
+        If it fails, the publish was never taken in.
+        """
+
+        def settled(refusal: Refusal | None) -> None:
+            del standing.unsafe[packet_id]
+            if refusal is not None:
+                self.release(standing, packet_id)
+
+        if packet_id not in standing.unsafe:
+            standing.unsafe[packet_id] = ticket
+            self._broker.when_safe(ticket, settled)
+
+    def wait_for(self, standing: Standing, ticket: Ticket) -> None:
+        """The connection has ended while this commit was under way: until then the next one says nothing final."""
+
+        def settled(_: Refusal | None) -> None:
+            if standing.wait == ticket:
+                standing.wait = Ticket(0)
+
+        if standing.backlog is not None and ticket > standing.wait:
+            standing.wait = ticket
+            self._broker.when_safe(ticket, settled)
+
     def release(self, standing: Standing, packet_id: int) -> Ticket:
         """The client has let go of a QoS 2 id it published with; the ticket to wait for before it may use it anew."""
         if packet_id not in standing.received:
-            return Ticket(0)
+            return standing.wait
         standing.received.discard(packet_id)
         if standing.backlog is None:
             return Ticket(0)
         return self._broker.log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), None)
 
     def fly(self, standing: Standing, packet_id: int, flight: Flight) -> Ticket:
-        """A QoS 2 delivery begins or moves on; the ticket must be safe before its PUBLISH or PUBREL leaves."""
-        if standing.backlog is None or not flight.position:
+        """A delivery begins or moves on; the ticket must be safe before its PUBLISH or PUBREL leaves.
+
+        Nothing is written for a QoS 1 delivery whose packet id follows from its position.
+        """
+        if standing.backlog is None or not flight.position or packet_id >= PLACED:
             return Ticket(0)
-        return self._mark(standing, flight.position, packet_id, _RELEASED if flight.released else _SENT)
+        state = _SENT_QOS_1 if flight.qos == 1 else _RELEASED if flight.released else _SENT
+        return self._mark(standing, flight.position, packet_id, state)
 
     def _mark(self, standing: Standing, position: int, packet_id: int, state: bytes) -> Ticket:
         value = packet_id.to_bytes(2, "big") + state
@@ -459,6 +548,8 @@ class Standings:
             if flight.qos == 2:
                 self._mark(standing, flight.position, packet_id, _LANDED)
                 standing.landed.append(flight.position)
+            elif packet_id < PLACED:
+                self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, flight.position), None)
             standing.backlog.finish(flight.position)
 
 

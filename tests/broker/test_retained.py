@@ -98,6 +98,19 @@ def test_a_value_that_rode_behind_a_failed_commit_is_retained():
     assert held(world, "a") == held(world.after_crash(), "a") == b"rides"
 
 
+def test_a_value_that_expires_while_the_next_one_is_pending_does_not_take_it_along():
+    world = World(BrokerSettings(sweep_ms=1_000))
+    alice = world.party("alice")
+    world.broker.declare(alice, "a", Keep.ALL)
+    alice.say("a", b"1", retain=True, wish=1, expires_ms=world.clock.now_ms() + 5_000)
+    world.commit()
+    alice.say("a", b"2", retain=True, wish=1)
+    world.clock.advance(6_000)
+    world.sweep()
+    world.commit()
+    assert held(world, "a") == held(world.after_crash(), "a") == b"2"
+
+
 def test_a_value_expires_for_readers_at_once_and_is_freed_by_the_sweep():
     world = World(BrokerSettings(sweep_ms=1_000))
     alice = world.party("alice")

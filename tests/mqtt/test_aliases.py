@@ -11,7 +11,7 @@ from dragoman.adapters.mqtt.packets import Disconnect, Puback, Publish, Pubrec, 
 from dragoman.adapters.mqtt.properties import Properties
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
-from tests.mqtt.wire import Client, World, pub
+from tests.mqtt.wire import Client, World, at, pub
 
 
 def alias(number: int, **more: Any) -> bytes:
@@ -203,6 +203,6 @@ def test_a_resent_delivery_says_its_topic_again():
     client.vanish()
     again = world.client()
     again.connect("s", clean=False, session_expiry_interval=60, topic_alias_maximum=2)
-    again.expect(pub("a", b"1", 1, 1, dup=True), pub("a", b"2", 1, 2, dup=True))
+    again.expect(pub("a", b"1", 1, at(1), dup=True), pub("a", b"2", 1, at(2), dup=True))
     publisher.publish("a", b"3")
     again.expect(pub("a", b"3", topic_alias=1))

@@ -21,7 +21,7 @@ from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.adapters.serving.credentials import hash_password
 from dragoman.adapters.serving.settings import LoginSettings, UserSettings
 from dragoman.broker.settings import BrokerSettings
-from tests.mqtt.wire import World, facts, pub
+from tests.mqtt.wire import World, at, facts, pub
 
 NEVER = 0xFFFF_FFFF
 LIMITS = {"receive_maximum": 1_024, "maximum_packet_size": 16 << 20, "topic_alias_maximum": 16}
@@ -387,7 +387,7 @@ def test_takeover_across_versions():
     assert new.connect("c", clean=False, session_expiry_interval=60).session_present
     old.expect(closed=True)
     new.publish("a", b"x", 1)
-    new.expect(pub("a", b"x", 1, 1), Puback(1))
+    new.expect(pub("a", b"x", 1, at(1)), Puback(1))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from dragoman.adapters.mqtt.packets import (
     Connack,
     Connect,
+    Disconnect,
     Puback,
     Pubcomp,
     Publish,
@@ -17,7 +18,9 @@ from dragoman.adapters.mqtt.packets import (
     Subscription,
 )
 from dragoman.adapters.mqtt.properties import Properties
-from tests.mqtt.wire import Client, World, pub
+from dragoman.adapters.mqtt.standing import PLACED
+from dragoman.broker.log.contract import Table
+from tests.mqtt.wire import Client, World, at, pub
 
 KEPT = {"clean": False, "session_expiry_interval": 3_600}
 
@@ -56,9 +59,9 @@ def test_a_session_its_filters_and_what_waited_survive():
     publisher.publish("b/c", b"2", 2)
     publisher.publish("d", b"3", 2)
     after, client = crashed(world)
-    client.expect(pub("a", b"1", 1, 1), pub("b/c", b"2", 2, 2))
+    client.expect(pub("a", b"1", 1, at(1)), pub("b/c", b"2", 2, 1))
     after.connected("p").publish("a", b"4", 1)
-    client.expect(pub("a", b"4", 1, 3))
+    client.expect(pub("a", b"4", 1, at(3)))
 
 
 def test_who_was_told_that_it_subscribes_misses_nothing_after_a_crash_right_then():
@@ -202,6 +205,107 @@ def test_qos_2_inwards_is_exactly_once_wherever_the_mesh_is_killed(step: str):
     assert payloads(client) == [b"x", b"y"]
 
 
+def publishing(world: World) -> Client:
+    """A publish of QoS 2 whose connection ended before its commit, sent again on a new one."""
+    publisher = sleeper(world, client_id="p")
+    world.door.shut = True
+    publisher.publish("a", b"x", 2, packet_id=9)
+    publisher.vanish()
+    again = sleeper(world, client_id="p")
+    again.publish("a", b"x", 2, packet_id=9, dup=True)
+    again.expect()
+    return again
+
+
+def test_a_new_connection_is_told_nothing_of_qos_2_that_a_crash_could_take_back():
+    world = World(durable=True)
+    client = sleeper(world, "a")
+    publisher = sleeper(world, client_id="p")
+    for n in (1, 2):
+        publisher.publish("a", b"%d" % n, 2, packet_id=n)
+    assert payloads(client) == [b"1", b"2"]
+    publisher.expect(Pubrec(1), Pubrec(2))
+    world.door.shut = True
+    client.say(Pubrec(1))
+    client.vanish()
+    client = sleeper(world)
+    publisher.say(Pubrel(1))
+    publisher.vanish()
+    publisher = sleeper(world, client_id="p")
+    publisher.say(Pubrel(1))
+    client.expect()
+    publisher.expect()
+    world.commit()
+    client.expect(Pubrel(1), pub("a", b"2", 2, 2, dup=True))
+    publisher.expect(Pubcomp(1))
+
+
+def test_a_qos_2_publish_sent_again_before_its_commit_is_acknowledged_after_it():
+    world = World(durable=True)
+    sleeper(world, "a").disconnect()
+    again = publishing(world)
+    world.commit()
+    again.expect(Pubrec(9))
+    world.commit()
+    _, client = crashed(world)
+    assert payloads(client) == [b"x"]
+
+
+def test_a_qos_2_publish_sent_again_before_its_commit_fails_with_it_and_may_be_said_anew():
+    for early in (True, False):
+        world = World(durable=True)
+        sleeper(world, "a").disconnect()
+        if early:
+            again = publishing(world)
+            world.refuse()
+            (pubrec,) = again.packets()
+            assert isinstance(pubrec, Pubrec)
+            assert pubrec.code == 0x97
+        else:
+            again = sleeper(world, client_id="p")
+            world.door.shut = True
+            again.publish("a", b"x", 2, packet_id=9)
+            again.vanish()
+            world.refuse()
+            again = sleeper(world, client_id="p")
+        again.publish("a", b"x", 2, packet_id=9, dup=True)
+        world.door.shut = False
+        world.commit()
+        again.expect(Pubrec(9))
+        assert payloads(sleeper(world)) == [b"x"]
+
+
+def test_what_is_done_right_at_the_mark_stays_done_when_only_the_place_is_left():
+    world = World(durable=True)
+    client = sleeper(world, "a")
+    world.connected("p").publish("a", b"x", 2)
+    client.say(Pubrec(1), Pubcomp(1))
+    after = world.crash().restart()
+    assert not list(after.log.rows(Table.INFLIGHT))
+    assert payloads(sleeper(after)) == []
+
+
+def test_a_client_that_begins_anew_is_told_so_when_no_crash_can_bring_its_session_back():
+    world = World(durable=True)
+    old = sleeper(world, "a")
+    world.connected("p").publish("a", b"x", 2)
+    assert payloads(old) == [b"x"]
+    world.door.shut = True
+    fresh = world.client()
+    fresh.say(Connect(5, "s", True), Publish(b"b", b"sent ahead", 1, packet_id=1))
+    old.expect(Disconnect(0x8E), closed=True)
+    fresh.expect()
+    _, revived = crashed(world)
+    revived.expect(pub("a", b"x", 2, 1, dup=True))
+    world.commit()
+    world.commit()
+    connack, puback = fresh.packets()
+    assert isinstance(connack, Connack)
+    assert not connack.session_present
+    assert isinstance(puback, Puback)
+    assert not world.crash().client().connect("s", clean=False).session_present
+
+
 def test_qos_1_is_at_least_once_across_a_crash_and_what_was_acknowledged_and_written_stays_so():
     world = World(durable=True)
     client = sleeper(world, "a", qos=1)
@@ -209,10 +313,122 @@ def test_qos_1_is_at_least_once_across_a_crash_and_what_was_acknowledged_and_wri
     for n in range(5):
         publisher.publish("a", b"%d" % n, 1)
     assert len(payloads(client)) == 5
-    client.say(Puback(1), Puback(3))
+    client.say(Puback(at(1)), Puback(at(3)))
     world.advance(1_000)
     _, client = crashed(world)
     assert payloads(client) == [b"1", b"3", b"4"]
+
+
+def test_qos_1_goes_out_again_with_its_ids_and_in_order_after_a_crash():
+    """[4.4.0-1]. DUP says that it may have been sent before; what was said while the client was away was not."""
+    world = World(durable=True)
+    client = sleeper(world, "a", qos=2)
+    publisher = world.connected("p")
+    for n, qos in enumerate((1, 2, 1, 1), 1):
+        publisher.publish("a", b"%d" % n, qos)
+    client.expect(pub("a", b"1", 1, at(1)), pub("a", b"2", 2, 1), pub("a", b"3", 1, at(3)), pub("a", b"4", 1, at(4)))
+    client.say(Puback(at(3)))
+    world.advance(1_000)
+    world, client = crashed(world)
+    world.connected("p").publish("a", b"5", 1)
+    again = [pub("a", b"1", 1, at(1), dup=True), pub("a", b"2", 2, 1, dup=True), pub("a", b"4", 1, at(4), dup=True)]
+    client.expect(*again, pub("a", b"5", 1, at(5)))
+    client.vanish()
+    world.connected("p").publish("a", b"6", 1)
+    world, client = crashed(world)
+    client.expect(*again, pub("a", b"5", 1, at(5), dup=True), pub("a", b"6", 1, at(6)))
+    # Late, and for the message it was meant for.
+    client.say(Puback(at(4)))
+    world.advance(1_000)
+    _, client = crashed(world)
+    assert payloads(client) == [b"1", b"2", b"5", b"6"]
+
+
+def test_what_a_small_window_has_not_let_out_before_a_crash_may_have_been_sent_for_all_we_know():
+    world = World(durable=True)
+    client = sleeper(world, "a", qos=1, receive_maximum=1)
+    for n in range(3):
+        world.connected("p").publish("a", b"%d" % n, 1)
+    client.expect(pub("a", b"0", 1, at(1)))
+    after = world.crash()
+    client = sleeper(after, receive_maximum=1)
+    client.expect(pub("a", b"0", 1, at(1), dup=True))
+    client.vanish()
+    third = after.crash()
+    client = sleeper(third, receive_maximum=1)
+    for n in range(3):
+        client.expect(pub("a", b"%d" % n, 1, at(n + 1), dup=True))
+        client.say(Puback(at(n + 1)))
+
+
+def test_two_places_of_one_packet_id_are_told_apart_across_crashes():
+    world = World(durable=True)
+    client = sleeper(world, "a", qos=1)
+    publisher = world.connected("p")
+    publisher.publish("a", b"first", 1)
+    client.expect(pub("a", b"first", 1, at(1)))
+    world.log._next_position += PLACED - 1
+    publisher.publish("a", b"second", 1)
+    client.expect(pub("a", b"second", 1, 1))
+    world, client = crashed(world)
+    client.expect(pub("a", b"first", 1, at(1), dup=True), pub("a", b"second", 1, 1, dup=True))
+    client.say(Puback(1))
+    world.advance(1_000)
+    world, client = crashed(world)
+    client.expect(pub("a", b"first", 1, at(1), dup=True))
+    world.connected("p").publish("a", b"x", 2)
+    assert payloads(client) == [b"x"]
+    client.say(Puback(at(1)), Pubrec(1), Pubcomp(1))
+    world.advance(1_000)
+    assert not list(world.log.rows(Table.INFLIGHT))
+
+
+@pytest.mark.parametrize("why", ["expired", "unsubscribed", "too large"])
+def test_a_qos_2_delivery_whose_message_a_crash_has_left_without_is_ended_in_good_order(why: str):
+    """Whoever has it waits for PUBREL, and whoever has not answers one as well."""
+    world = World(durable=True)
+    client = sleeper(world, "a", "b")
+    world.connected("p").publish("a", b"x" * 50, 2, message_expiry_interval=10)
+    assert payloads(client) == [b"x" * 50]
+    if why == "unsubscribed":
+        client.unsubscribe("a")
+    world.advance(5_000)
+    after = world.crash()
+    if why == "expired":
+        after.advance(10_000)
+    client = sleeper(after, maximum_packet_size=60 if why == "too large" else 1_000)
+    client.expect()
+    after.advance(1_000)
+    client.expect(Pubrel(1))
+    client.vanish()
+    again = sleeper(after)
+    again.expect(Pubrel(1))
+    again.say(Pubcomp(1, 0x92))
+    after.advance(1_000)
+    assert not list(after.log.rows(Table.INFLIGHT))
+    assert not after.realm.standings.by_client["s"].flights
+
+
+def test_a_pubrec_that_comes_late_after_a_crash_is_for_what_was_sent_before_it():
+    world = World(durable=True)
+    client = sleeper(world, "a")
+    for n in (1, 2, 3):
+        world.connected("p").publish("a", b"%d" % n, 2)
+    assert payloads(client) == [b"1", b"2", b"3"]
+    after = world.crash()
+    client = sleeper(after, receive_maximum=1)
+    client.expect(pub("a", b"1", 2, 1, dup=True))
+    client.say(Pubrec(2), Pubrec(3))
+    client.expect(Pubrel(2), Pubrel(3))
+    client.say(Pubcomp(3), Pubrec(1))
+    client.expect(Pubrel(1))
+    client.say(Pubcomp(1))
+    client.say(Pubcomp(2))
+    client.expect()
+    after.advance(1_000)
+    third, client = crashed(after)
+    client.expect()
+    assert not list(third.log.rows(Table.INFLIGHT))
 
 
 def test_a_message_whose_commit_was_lost_was_never_acknowledged_and_is_not_there():

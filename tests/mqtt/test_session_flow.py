@@ -21,7 +21,7 @@ from dragoman.adapters.mqtt.packets import (
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.settings import BrokerSettings
-from tests.mqtt.wire import Client, World, pub
+from tests.mqtt.wire import Client, World, at, pub
 
 
 def pair(version: int = 5, **options: object) -> tuple[World, Client, Client]:
@@ -248,8 +248,8 @@ def test_a_dropped_message_does_not_block_a_kept_session():
     publisher = world.connected("p")
     publisher.publish("a", b"y" * 200, 1)
     publisher.publish("a", b"z", 1)
-    subscriber.expect(pub("a", b"z", 1, 1))
-    subscriber.say(Puback(1))
+    subscriber.expect(pub("a", b"z", 1, at(2)))
+    subscriber.say(Puback(at(2)))
     world.turn()
     backlog = world.realm.standings.by_client["s"].backlog
     assert backlog is not None

@@ -18,7 +18,7 @@ from dragoman.adapters.mqtt.packets import (
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.settings import BrokerSettings
-from tests.mqtt.wire import Client, World, pub
+from tests.mqtt.wire import Client, World, at, pub
 
 KEPT = {"clean": False, "session_expiry_interval": 3_600}
 
@@ -57,10 +57,11 @@ def test_what_was_said_meanwhile_comes_in_order_and_qos_0_does_not(version: int)
         publisher.publish(f"a/{n % 2}", b"%d" % n, n % 3, packet_id=n if n % 3 else 0)
     again = world.client(version)
     assert again.connect("s", **options).session_present
-    again.expect(*[pub(f"a/{n % 2}", b"%d" % n, n % 3, at) for at, n in enumerate((n for n in range(9) if n % 3), 1)])
-    again.say(Puback(1), Pubrec(2), Puback(3), Pubrec(4), Puback(5), Pubrec(6))
-    again.expect(Pubrel(2), Pubrel(4), Pubrel(6))
-    again.say(Pubcomp(2), Pubcomp(4), Pubcomp(6))
+    ids = {1: at(1), 2: 1, 4: at(3), 5: 2, 7: at(5), 8: 3}
+    again.expect(*[pub(f"a/{n % 2}", b"%d" % n, n % 3, packet_id) for n, packet_id in ids.items()])
+    again.say(Puback(at(1)), Pubrec(1), Puback(at(3)), Pubrec(2), Puback(at(5)), Pubrec(3))
+    again.expect(Pubrel(1), Pubrel(2), Pubrel(3))
+    again.say(Pubcomp(1), Pubcomp(2), Pubcomp(3))
     assert settled(world)
 
 
@@ -111,7 +112,7 @@ def test_a_channel_that_evaporated_and_came_again_is_still_subscribed():
     client = sleeper(world, "a", "b", qos=1)
     world.connected("p").publish("a", b"1", 1)
     assert payloads(client) == [b"1"]
-    client.say(Puback(1))
+    client.say(Puback(at(1)))
     client.disconnect()
     number = world.broker.channels.by_name["a"].number
     world.advance(200_000)
@@ -131,7 +132,7 @@ def test_messages_expire_while_they_wait():
     publisher.publish("a", b"3", 1)
     world.advance(40_000)
     again = sleeper(world)
-    again.expect(pub("a", b"2", 1, 1, message_expiry_interval=60), pub("a", b"3", 1, 2))
+    again.expect(pub("a", b"2", 1, at(2), message_expiry_interval=60), pub("a", b"3", 1, at(3)))
 
 
 def test_own_messages_are_not_queued_with_no_local():
@@ -143,7 +144,7 @@ def test_own_messages_are_not_queued_with_no_local():
     client.disconnect()
     world.connected("p").publish("a", b"theirs", 1)
     again = sleeper(world)
-    again.expect(pub("a", b"theirs", 1, 1))
+    again.expect(pub("a", b"theirs", 1, at(2)))
 
 
 def test_clean_start_forgets_what_waited():
@@ -163,7 +164,7 @@ def test_a_session_resumed_for_the_last_time_still_gets_what_waited():
     world.connected("p").publish("a", b"x", 1)
     last = world.client()
     assert last.connect("s", clean=False).session_present
-    last.expect(pub("a", b"x", 1, 1))
+    last.expect(pub("a", b"x", 1, at(1)))
     last.disconnect()
     assert list(world.realm.standings.by_client) == ["p"]
     assert not world.client().connect("s", clean=False).session_present
@@ -185,10 +186,10 @@ def test_what_everybody_has_read_is_freed_and_the_channel_falls_back():
     client = sleeper(world, "a", qos=1)
     publisher = world.connected("p")
     publisher.publish("a", b"x" * 1_000, 1)
-    client.expect(pub("a", b"x" * 1_000, 1, 1))
+    client.expect(pub("a", b"x" * 1_000, 1, at(1)))
     world.advance(20_000)
     assert list(world.log.channels()), "not acknowledged yet"
-    client.say(Puback(1))
+    client.say(Puback(at(1)))
     world.advance(20_000)
     assert not list(world.log.channels())
 
@@ -202,8 +203,8 @@ def test_a_sleeper_holds_what_it_reads_and_not_what_others_read():
     publisher.publish("mine", b"1", 1)
     for n in range(1, 4):
         publisher.publish("theirs", b"2", 1)
-        client.expect(pub("theirs", b"2", 1, n))
-        client.say(Puback(n))
+        client.expect(pub("theirs", b"2", 1, at(n + 1)))
+        client.say(Puback(at(n + 1)))
     world.advance(20_000)
     assert list(world.log.channels()) == [world.broker.channels.by_name["mine"].number]
 
@@ -239,7 +240,7 @@ def test_a_read_of_the_log_that_comes_back_after_its_connection_is_nobodys():
     first = sleeper(world, receive_maximum=2)
     waiting.pop()()
     assert payloads(first) == [b"0", b"1"]
-    first.say(Puback(1))
+    first.say(Puback(at(1)))
     (late,) = waiting
     waiting.clear()
     first.vanish()
@@ -273,7 +274,7 @@ def test_identifiers_and_options_come_back_with_the_session():
     publisher = world.connected("p")
     publisher.publish("a", b"1", 1, retain=True)
     again = sleeper(world)
-    again.expect(pub("a", b"1", 1, 1, retain=True, subscription_identifiers=[7]))
+    again.expect(pub("a", b"1", 1, at(1), retain=True, subscription_identifiers=[7]))
 
 
 # -- resending -------------------------------------------------------------------------------------
@@ -286,23 +287,23 @@ def test_what_is_under_way_is_resent_on_reconnect_only_with_dup_in_order_with_it
     for n, qos in enumerate((1, 2, 2, 1, 2), 1):
         publisher.publish("a", b"%d" % n, qos, packet_id=n)
     assert payloads(client) == [b"1", b"2", b"3", b"4", b"5"]
-    client.say(Pubrec(2), Puback(4))
-    client.expect(Pubrel(2))
+    client.say(Pubrec(1), Puback(at(4)))
+    client.expect(Pubrel(1))
     world.advance(600_000)
     client.expect()
     client.vanish()
     publisher.publish("a", b"6", 1)
     again = sleeper(world)
     again.expect(
-        pub("a", b"1", 1, 1, dup=True),
-        Pubrel(2),
-        pub("a", b"3", 2, 3, dup=True),
-        pub("a", b"5", 2, 5, dup=True),
-        pub("a", b"6", 1, 6),
+        pub("a", b"1", 1, at(1), dup=True),
+        Pubrel(1),
+        pub("a", b"3", 2, 2, dup=True),
+        pub("a", b"5", 2, 3, dup=True),
+        pub("a", b"6", 1, at(6)),
     )
-    again.say(Puback(1), Pubcomp(2), Pubrec(3), Pubrec(5), Puback(6))
-    again.expect(Pubrel(3), Pubrel(5))
-    again.say(Pubcomp(3), Pubcomp(5))
+    again.say(Puback(at(1)), Pubcomp(1), Pubrec(2), Pubrec(3), Puback(at(6)))
+    again.expect(Pubrel(2), Pubrel(3))
+    again.say(Pubcomp(2), Pubcomp(3))
     assert settled(world)
 
 
@@ -337,8 +338,8 @@ def test_resending_drops_what_the_client_no_longer_takes():
     publisher.publish("a", b"y", 1)
     client.vanish()
     again = sleeper(world, maximum_packet_size=100)
-    again.expect(pub("a", b"y", 1, 2, dup=True))
-    again.say(Puback(2))
+    again.expect(pub("a", b"y", 1, at(2), dup=True))
+    again.say(Puback(at(2)))
     assert settled(world)
     assert world.metrics.dropped["larger-than-receiver-takes"] == 1
 
@@ -354,8 +355,8 @@ def test_a_delivery_begun_before_its_expiry_or_unsubscription_is_completed_after
     client.vanish()
     world.advance(60_000)
     again = sleeper(world)
-    again.expect(pub("a", b"1", 1, 1, dup=True, message_expiry_interval=0), pub("b", b"2", 2, 2, dup=True))
-    again.say(Puback(1), Pubrec(2), Pubcomp(2))
+    again.expect(pub("a", b"1", 1, at(1), dup=True, message_expiry_interval=0), pub("b", b"2", 2, 1, dup=True))
+    again.say(Puback(at(1)), Pubrec(1), Pubcomp(1))
     assert settled(world)
 
 
@@ -377,10 +378,10 @@ def test_a_replay_and_a_live_delivery_of_one_message_are_two():
     world = World()
     client = sleeper(world, "a", qos=1)
     world.connected("p").publish("a", b"x", 1, retain=True)
-    client.expect(pub("a", b"x", 1, 1))
+    client.expect(pub("a", b"x", 1, at(1)))
     client.subscribe("a", qos=1)
-    client.expect(pub("a", b"x", 1, 2, retain=True))
-    client.say(Puback(2), Puback(1))
+    client.expect(pub("a", b"x", 1, 1, retain=True))
+    client.say(Puback(1), Puback(at(1)))
     assert settled(world)
 
 

@@ -7,7 +7,7 @@ import pytest
 from dragoman.adapters.mqtt.packets import Disconnect, Puback, Publish
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.broker.settings import BrokerSettings
-from tests.mqtt.wire import Client, World, pub
+from tests.mqtt.wire import Client, World, at, pub
 
 LOOK_MS = 5_000
 SMALL = MqttSettings(out_bytes_max=1 << 14)
@@ -64,8 +64,8 @@ def test_who_never_acknowledges_is_slow_too_with_and_without_a_session():
     world.advance(3 * LOOK_MS)
     assert sorted(behind(world)) == [("fleeting", 10, 3, 0), ("kept", 10, 3, 0)]
     kept.packets()
-    kept.say(Puback(1, 0), Puback(2, 0))
-    kept.say(Puback(3, 0), Puback(4, 0))
+    kept.say(Puback(at(1), 0), Puback(at(2), 0))
+    kept.say(Puback(at(3), 0), Puback(at(4), 0))
     assert [row[0] for row in behind(world)] == ["fleeting"]
     fleeting.vanish()
     assert behind(world) == []

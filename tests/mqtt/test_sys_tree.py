@@ -13,7 +13,7 @@ from dragoman.adapters.serving.credentials import hash_password
 from dragoman.adapters.serving.settings import LoginSettings, UserSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.settings import BrokerSettings
-from tests.mqtt.wire import Client, World, pub
+from tests.mqtt.wire import Client, World, at, pub
 
 TICK_MS = 10_000
 LOAD_NAMES = ["messages/received", "messages/sent", "publish/dropped", "publish/received", "publish/sent"]
@@ -288,10 +288,10 @@ def test_a_resent_delivery_is_a_publish_sent():
     client = world.connected("c", session_expiry_interval=60)
     client.subscribe("a", qos=1)
     world.connected("p").publish("a", b"123", 1)
-    client.expect(pub("a", b"123", 1, 1))
+    client.expect(pub("a", b"123", 1, at(1)))
     client.vanish()
     again = world.connected("c", clean=False, session_expiry_interval=60)
-    again.expect(pub("a", b"123", 1, 1, dup=True))
+    again.expect(pub("a", b"123", 1, at(1), dup=True))
     assert (world.realm.traffic.publishes_out, world.realm.traffic.publish_bytes_out) == (2, 6)
 
 

@@ -30,6 +30,7 @@ from dragoman.adapters.mqtt.packets import (
 from dragoman.adapters.mqtt.properties import NO_PROPERTIES, Properties
 from dragoman.adapters.mqtt.realm import Realm
 from dragoman.adapters.mqtt.settings import MqttSettings
+from dragoman.adapters.mqtt.standing import PLACED
 from dragoman.adapters.serving.credentials import Authenticator
 from dragoman.adapters.serving.limits import ConnectionLimits
 from dragoman.adapters.serving.settings import LimitSettings, LoginSettings
@@ -121,20 +122,15 @@ class CommitDoor:
         self._loop = loop
         self.shut = False
         self.waiting: list[Callable[[], object]] = []
-        self.after: Callable[[], None] = lambda: None
 
     def call_soon(self, commit: Callable[[], object]) -> None:
         def through() -> None:
             if self.shut:
                 self.waiting.append(commit)
             else:
-                self.run(commit)
+                commit()
 
         self._loop.call_soon(through)
-
-    def run(self, commit: Callable[[], object]) -> None:
-        commit()
-        self.after()
 
 
 class HandTransport:
@@ -275,7 +271,15 @@ class World:
         self.clients: list[Client] = []
         self._kept: dict[str, Any] = {}
         if durable:
-            self.door.after = self._keep
+            told = self.log._on_commit
+            assert told is not None
+
+            def safe(ticket: Ticket) -> None:
+                # What the commit holds, and nothing that is put because of it.
+                self._keep()
+                told(ticket)
+
+            self.log._on_commit = safe
             self.turn()
             self._keep()
 
@@ -334,7 +338,7 @@ class World:
         self.loop.turns()
         waiting, self.door.waiting = self.door.waiting, []
         for commit in waiting:
-            self.door.run(commit)
+            commit()
         self.turn()
 
     def refuse(self, reason: Reason = Reason.STORAGE_FAILED) -> None:
@@ -358,13 +362,14 @@ class World:
         mqtt, broker, *before = self._made_with
         return World(mqtt, broker, gate or before[0], login or before[1], log=log, clock=self.clock, durable=True)
 
-    def restart(self) -> World:
+    def restart(self, down_ms: int = 0) -> World:
         """The mesh is stopped in good order and another one starts."""
         self.broker.say_goodbye()
         self.turn()
         self.finish(self.broker.stop())
         self._keep()
         self._kept["_closed"] = False
+        self.clock.advance(down_ms)
         return self.crash()
 
     def _keep(self) -> None:
@@ -511,6 +516,11 @@ def pub(
     """A PUBLISH as a client gets it."""
     raw = Properties(**properties).encode() if properties else b""
     return Publish(topic.encode(), payload, qos, retain, dup, packet_id, raw)
+
+
+def at(position: int) -> int:
+    """The packet id of a kept session's QoS 1 delivery of what is there in the log, from 1."""
+    return PLACED + position
 
 
 def facts(packet: Packet) -> tuple[object, ...]:
