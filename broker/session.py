@@ -7,7 +7,7 @@ broker (except where said), must not block and must not raise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +59,19 @@ class Session(Protocol):
 
         The session still calls ``broker.detach`` itself when it is really gone.
         """
+
+
+@runtime_checkable
+class Reached(Protocol):
+    """A session that came through a listener's socket, for people."""
+
+    @property
+    def listener_name(self) -> str:
+        """Which listener: ``mqtt``, or as it is called in the configuration."""
+
+    @property
+    def peer(self) -> str:
+        """Where it comes from, with the port; by way of a relay, where that says it comes from."""
 
 
 class KeptSession(NamedTuple):

@@ -20,7 +20,7 @@ from dragoman.adapters.kafka.settings import KafkaSettings
 from dragoman.adapters.links.settings import LinkSettings, links_problem
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.adapters.mqtt.settings import MqttSettings
-from dragoman.adapters.serving.settings import LimitSettings, ListenSettings, LoginSettings, TlsSettings
+from dragoman.adapters.serving.settings import LISTENERS, LimitSettings, ListenSettings, LoginSettings, TlsSettings
 from dragoman.broker.gate_settings import GateSettings
 from dragoman.broker.log.settings import LogSettings
 from dragoman.broker.settings import BrokerSettings
@@ -129,9 +129,23 @@ def load(file: Path | None = None, flags: tuple[Flag, ...] = ()) -> Config:
     listen, tls = reader.made.get("listen"), reader.made.get("tls")
     if isinstance(listen, ListenSettings) and isinstance(tls, TlsSettings) and listen.tls and not tls.certificate:
         reader.fault("listen", "mqtts, kafkas and https need tls.certificate and tls.private_key")
+    mqtt = reader.made.get("mqtt")
+    if isinstance(mqtt, MqttSettings) and isinstance(listen, ListenSettings) and isinstance(tls, TlsSettings):
+        _check_listeners(reader, mqtt, listen, tls)
     if config is None or reader.faults:
         raise ConfigError(sorted(reader.faults, key=_line))
     return dataclasses.replace(config, origins=reader.origins)
+
+
+def _check_listeners(reader: Reader, mqtt: MqttSettings, listen: ListenSettings, tls: TlsSettings) -> None:
+    """What MQTT listeners with settings of their own have to do with the other tables."""
+    taken = {getattr(listen, name): name for name in LISTENERS}
+    for number, listener in enumerate(mqtt.listeners, start=1):
+        key = f"mqtt.listeners[{number}]"
+        if listener.tls and not tls.certificate:
+            reader.fault(f"{key}.tls", "needs tls.certificate and tls.private_key")
+        if listener.address in taken and not listener.address.endswith(":0"):
+            reader.fault(f"{key}.address", f"listen.{taken[listener.address]} is {listener.address} already")
 
 
 def _line(fault: Fault) -> int:
@@ -200,8 +214,14 @@ def advice(config: Config) -> list[str]:
     """What is allowed but probably not meant, each in a sentence. For the eyes of whoever starts the mesh."""
     said: list[str] = []
     exposed, exposed_tls = config.listen.exposed()
+    open_to_all = config.login.anonymous == "always"
+    for listener in config.mqtt.listeners:
+        if listener.exposed:
+            (exposed_tls if listener.tls else exposed).append(listener.address)
+        if listener.exposed and listener.anonymous == "always" and not open_to_all:
+            said.append(f"whoever reaches {listener.address} comes in without credentials ({listener.name})")
     everywhere = " and ".join(exposed + exposed_tls)
-    if everywhere and config.login.anonymous == "always":
+    if everywhere and open_to_all:
         said.append(f'whoever reaches {everywhere} comes in without credentials (login.anonymous = "always")')
     elif everywhere and not config.login.users:
         said.append(

@@ -7,6 +7,7 @@ An adapter is imported only if its listener is on.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dragoman.adapters.a2a.desk import Desk
+    from dragoman.adapters.mqtt.listener_settings import ListenerSettings
     from dragoman.adapters.mqtt.realm import Realm
+    from dragoman.adapters.serving.unix_sockets import UnixSocket
     from dragoman.broker.log.contract import Log
     from dragoman.broker.log.disk_log import DiskLog
 
@@ -83,6 +86,7 @@ class Mesh:
         self.addresses: dict[str, str] = {}
         self._listeners: list[Listener] = []
         self._sockets: list[socket.socket] = []
+        self._unix_sockets: list[UnixSocket] = []
         self._broker: Broker | None = None
         self._authenticator: Authenticator | None = None
         self._disk: DiskLog | None = None
@@ -154,7 +158,10 @@ class Mesh:
         self._listeners = []
         for sock in self._sockets:
             sock.close()
+        for unix_socket in self._unix_sockets:
+            unix_socket.close()
         self._sockets = []
+        self._unix_sockets = []
         if self._authenticator is not None:
             self._authenticator.close()
         if broker is not None:
@@ -274,7 +281,25 @@ class Mesh:
             self._sockets.extend(sockets)
             bound[name] = sockets
             self.addresses[name] = str(bound_address(sockets[0]))
+        for listener in self.config.mqtt.listeners:
+            bound[listener.name] = self._bind_named(listener)
         return bound
+
+    def _bind_named(self, settings: ListenerSettings) -> list[socket.socket]:
+        backlog = self.config.limits.backlog
+        if settings.unix is not None:
+            from dragoman.adapters.serving.unix_sockets import UnixSocket
+
+            made = UnixSocket(settings.unix, int(settings.socket_mode, 8), backlog)
+            self._unix_sockets.append(made)
+            self.addresses[settings.name] = settings.address
+            return [made.socket]
+        address = parse_address(settings.address)
+        assert address is not None, "a listener that is off is left out"
+        sockets = listen(address, backlog)
+        self._sockets.extend(sockets)
+        self.addresses[settings.name] = str(bound_address(sockets[0]))
+        return sockets
 
     def _build(self, bound: dict[str, list[socket.socket]]) -> list[Listener]:
         limits = ConnectionLimits(self.config.limits, self.broker.bans)
@@ -286,14 +311,15 @@ class Mesh:
             links = Links(self.broker, self.config.links)
             self._links_report = links.report
             listeners.append(links)
-        if any(name in bound for name in ("mqtt", "mqtts", "http", "https")):
+        every = self.config.mqtt.every_listener(self.config.listen.mqtt, self.config.listen.mqtts)
+        if every or "http" in bound or "https" in bound:
             from dragoman.adapters.a2a.desk import Desk
 
             self._desk = Desk(self.broker, self.config.a2a, version=__version__)
             listeners.append(self._desk)
-            listeners.extend(self._a2a_over_mqtt(self._desk, bound))
-        if "mqtt" in bound or "mqtts" in bound:
-            listeners.extend(self._mqtt(bound, limits))
+            listeners.extend(self._a2a_over_mqtt(self._desk, every))
+        if every:
+            listeners.extend(self._mqtt(every, bound, limits))
         if "kafka" in bound or "kafkas" in bound:
             listeners.extend(self._kafka(bound, limits))
         if "http" in bound or "https" in bound:
@@ -335,8 +361,9 @@ class Mesh:
         ]
         return HttpListener(app, surface, limits, doors, config.grace_s)
 
-    def _mqtt(self, bound: dict[str, list[socket.socket]], limits: ConnectionLimits) -> list[Listener]:
-        from dragoman.adapters.mqtt.listener import Listener as MqttListener
+    def _mqtt(
+        self, every: Sequence[ListenerSettings], bound: dict[str, list[socket.socket]], limits: ConnectionLimits
+    ) -> list[Listener]:
         from dragoman.adapters.mqtt.realm import Realm
         from dragoman.adapters.mqtt.sys_tree import SysTree
 
@@ -344,20 +371,32 @@ class Mesh:
         self._mqtt_realm = realm = Realm(self.broker, self._authenticator, self.config.mqtt)
         realm.standings.load()
         SysTree(realm, __version__).start()
-        return [
-            MqttListener(realm, limits, bound[name], self._tls() if name == "mqtts" else None)
-            for name in ("mqtt", "mqtts")
-            if name in bound
-        ]
+        return [self._mqtt_listener(realm, limits, settings, bound[settings.name]) for settings in every]
 
-    def _a2a_over_mqtt(self, desk: Desk, bound: dict[str, list[socket.socket]]) -> list[Listener]:
+    def _mqtt_listener(
+        self, realm: Realm, limits: ConnectionLimits, settings: ListenerSettings, sockets: list[socket.socket]
+    ) -> Listener:
+        tls = None
+        if settings.tls:
+            required = settings.client_certificates == "required"
+            tls = self._tls(client_ca=settings.client_ca, required=required)
+        if settings.transport == "websocket":
+            from dragoman.adapters.mqtt.websocket_listener import WebSocketListener
+
+            pages = dataclasses.replace(self.config.http.web, origins=settings.origins)
+            return WebSocketListener(realm, limits, settings, pages, sockets, tls)
+        from dragoman.adapters.mqtt.listener import Listener as MqttListener
+
+        return MqttListener(realm, limits, settings, sockets, tls)
+
+    def _a2a_over_mqtt(self, desk: Desk, every: Sequence[ListenerSettings]) -> list[Listener]:
         """Before MQTT itself, so that its clients' first words mean what they say."""
-        scheme = next((name for name in ("mqtt", "mqtts") if name in bound), None)
-        if scheme is None or not self.config.a2a.mqtt:
+        if not every or not self.config.a2a.mqtt:
             return []
         from dragoman.adapters.a2a.over_mqtt import OverMqtt
 
-        return [OverMqtt(self.broker, self.config.a2a, desk, url=f"{scheme}://{self.addresses[scheme]}")]
+        shown = next((settings for settings in every if settings.unix is None), every[0])
+        return [OverMqtt(self.broker, self.config.a2a, desk, url=shown.url(self.addresses[shown.name]))]
 
     def _kafka(self, bound: dict[str, list[socket.socket]], limits: ConnectionLimits) -> list[Listener]:
         from dragoman.adapters.kafka.listener import Listener as KafkaListener
@@ -376,7 +415,7 @@ class Mesh:
             if name in bound
         ]
 
-    def _tls(self) -> ssl.SSLContext:
+    def _tls(self, *, client_ca: str = "", required: bool = False) -> ssl.SSLContext:
         from dragoman.adapters.serving.tls import server_context
 
-        return server_context(self.config.tls)
+        return server_context(self.config.tls, client_ca=client_ca, required=required)

@@ -119,6 +119,7 @@ def _opening(config: Config, addresses: dict[str, str], log: Log, took_ms: int) 
     for name in ("mqtt", "mqtts", "kafka", "kafkas"):
         if name in addresses:
             lines.append(f"  {name:<6} {addresses[name]}")
+    lines.extend(f"  {'mqtt':<6} {addresses[each.name]}  ({each.name}: {each.about})" for each in config.mqtt.listeners)
     for name in ("http", "https"):
         if name in addresses:
             url = f"{name}://{addresses[name]}"

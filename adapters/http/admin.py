@@ -24,6 +24,7 @@ from dragoman.adapters.http.definitions import (
 )
 from dragoman.adapters.http.documents import ChannelDocument, ChannelsDocument, Document, Request
 from dragoman.broker.gate import Action
+from dragoman.broker.session import Reached
 from dragoman.routing.cards import Query
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
@@ -59,6 +60,7 @@ class ConnectionDocument(Document):
     """A session attached now. ``id`` names it for as long as it lasts.
 
     ``behind``: it is slower than what is said to it; the mesh keeps its places and goes on when it has room again.
+    ``listener`` and ``peer`` (address and port, a relay's word counts) are told of MQTT connections.
     """
 
     id: str
@@ -67,6 +69,8 @@ class ConnectionDocument(Document):
     agent: str
     subscriptions: list[str]
     behind: bool
+    listener: str = ""
+    peer: str = ""
 
 
 class ConnectionsDocument(Document):
@@ -220,6 +224,8 @@ def _connection(exchange: Exchange, session: Session) -> ConnectionDocument:
         agent=session.agent,
         subscriptions=[subscription.filter for subscription in subscriptions],
         behind=exchange.broker.core.pump.waits(session),
+        listener=session.listener_name if isinstance(session, Reached) else "",
+        peer=session.peer if isinstance(session, Reached) else "",
     )
 
 

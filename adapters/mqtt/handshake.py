@@ -13,7 +13,7 @@ from dragoman.adapters.mqtt.packets import Connect, Disconnect, Packet
 from dragoman.adapters.mqtt.phase import Phase
 from dragoman.adapters.mqtt.properties import Properties
 from dragoman.adapters.mqtt.standing import NEVER_S
-from dragoman.adapters.serving.credentials import Credentials
+from dragoman.adapters.serving.credentials import Certificate, Credentials
 from dragoman.broker.identity import MESH_SELF, mesh_id
 from dragoman.broker.principal import Principal
 from dragoman.routing.names import check_agent
@@ -43,7 +43,7 @@ def begin(session: MqttSession, packet: Connect) -> None:
         _step(session, packet, enhanced.begin(session, packet.properties))
         return
     session.wire.hold(True)
-    credentials = Credentials(packet.username, packet.password, None, session.loopback)
+    credentials = _credentials(session, packet)
     at_once = True
 
     def known(outcome: Principal | Refusal) -> None:
@@ -56,7 +56,22 @@ def begin(session: MqttSession, packet: Connect) -> None:
     at_once = False
 
 
+def _credentials(session: MqttSession, packet: Connect) -> Credentials:
+    """What CONNECT says and what the listener makes of it."""
+    listener = session.listener
+    certificate = None
+    if listener.client_certificates != "off" and listener.identity != "none":
+        common = listener.identity == "cn"
+        names = tuple(name for name in session.arrival.certificate if name.startswith("cn:") is common)
+        if names or listener.client_certificates == "required":
+            certificate = Certificate(names, listener.certificate_users == "any")
+    anonymous = "" if listener.anonymous == "inherit" else listener.anonymous
+    return Credentials(packet.username, packet.password, None, session.arrival.local, certificate, anonymous)
+
+
 def _unacceptable(session: MqttSession, packet: Connect) -> tuple[int, str] | None:
+    if not session.listener.speaks(session.version):
+        return Code.UNSUPPORTED_PROTOCOL_VERSION, f"this listener takes MQTT {', '.join(session.listener.versions)}"
     connects = session.realm.connects
     if connects is not None and connects.take(session.realm.core.monotonic_ms):
         return Code.CONNECTION_RATE_EXCEEDED, "more clients connect than mqtt.connects_per_s allows"

@@ -1,4 +1,4 @@
-"""MQTT on TCP and TLS: sockets to sessions. Decides when to read and write; knows no packets."""
+"""MQTT on TCP, TLS and Unix sockets: to sessions. Decides when to read and write; knows no packets."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Final, cast, final
 from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.session import MqttSession
 from dragoman.adapters.mqtt.vigil import Vigil
-from dragoman.adapters.serving.sockets import is_loopback
+from dragoman.adapters.serving.entrance import Arrival, Entrance, arrival_on
+from dragoman.adapters.serving.tls import certificate_names
 from dragoman.broker.bans import Ban, covers
 
 if TYPE_CHECKING:
     import socket
     import ssl
+    from collections.abc import Sequence
 
+    from dragoman.adapters.mqtt.listener_settings import ListenerSettings
     from dragoman.adapters.mqtt.realm import Realm
     from dragoman.adapters.serving.limits import ConnectionLimits
     from dragoman.broker.timers import Timer
@@ -37,6 +40,7 @@ class Connection(asyncio.BufferedProtocol):
     """One socket. Reads into a buffer that all connections of the listener share: it is emptied at once."""
 
     __slots__ = (
+        "_arrival",
         "_closing",
         "_flushing",
         "_held",
@@ -48,10 +52,10 @@ class Connection(asyncio.BufferedProtocol):
         "session",
     )
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, arrival: Arrival | None = None) -> None:
         self._listener = listener
         self._transport: asyncio.Transport | None = None
-        self.address = ""
+        self._arrival = arrival
         self._closing = False
         self._flushing = False
         self._held = False
@@ -64,21 +68,21 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A peer has connected: taken in if the limits allow."""
         self._transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if peer else ""
         listener = self._listener
-        if listener.limits.admit(self.address) is not None:
+        self._arrival = arrival = self._arrival or arrival_on(transport)
+        if listener.full or arrival.admit(listener.limits) is not None:
+            arrival.leave(listener.limits)
             listener.realm.counters.turned_away += 1
             self._transport.abort()
             self._transport = None
             return
+        if listener.asks_certificates:
+            arrival.certificate = certificate_names(transport.get_extra_info("peercert"))
         self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
         realm = listener.realm
         realm.counters.connections += 1
         realm.counters.open += 1
-        self.session = MqttSession(
-            realm, self, peer=f"{peer[0]}:{peer[1]}" if peer else "", loopback=is_loopback(self.address)
-        )
+        self.session = MqttSession(realm, self, listener.settings, arrival)
         listener.connections[self] = None
         deadline_ms = int(listener.limits.settings.connect_deadline_s * 1000)
         self._vigil = Vigil(self.session, deadline_ms, self.abort)
@@ -130,7 +134,7 @@ class Connection(asyncio.BufferedProtocol):
         del listener.connections[self]
         if not listener.connections:
             listener.emptied()
-        listener.limits.leave(self.address)
+        session.arrival.leave(listener.limits)
         listener.realm.counters.open -= 1
         self._transport = None
         listener.realm.core.tick()
@@ -205,36 +209,50 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class Listener:
-    """Accepts MQTT connections on one socket. ``start`` once, ``stop`` once."""
+    """Accepts MQTT connections on one address. ``start`` once, ``stop`` once."""
 
     def __init__(
-        self, realm: Realm, limits: ConnectionLimits, sockets: list[socket.socket], tls: ssl.SSLContext | None = None
+        self,
+        realm: Realm,
+        limits: ConnectionLimits,
+        settings: ListenerSettings,
+        sockets: Sequence[socket.socket],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.realm = realm
         self.limits = limits
+        self.settings = settings
+        self.asks_certificates = tls is not None and settings.client_certificates != "off"
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.connections: dict[Connection, None] = {}
         largest = max(realm.settings.packet_bytes_max, realm.core.settings.message_bytes_max)
         #: written and unread: what one turn may add to a full buffer, and as much again for answers
         self.backed_up_max = WRITE_HIGH + 2 * (realm.settings.out_bytes_max + largest)
-        self._sockets = sockets
-        self._tls = tls
-        self._servers: list[asyncio.Server] = []
+        self._entrance = Entrance(
+            sockets,
+            lambda arrival: Connection(self, arrival),
+            limits,
+            realm.counters,
+            tls=tls,
+            relays=settings.relays,
+        )
         self._empty = asyncio.Event()
         realm.broker.bans.follow(self._turn_out)
 
     def _turn_out(self, ban: Ban) -> None:
         """Ends the connections from an address that has just been banned."""
         for connection in list(self.connections):
-            if connection.session is not None and covers(ban, connection.address):
+            if connection.session is not None and covers(ban, connection.session.arrival.host):
                 connection.session.close(ban.refusal())
 
     async def start(self) -> None:
         """Begins to accept."""
-        loop = asyncio.get_running_loop()
-        for sock in self._sockets:
-            server = await loop.create_server(lambda: Connection(self), sock=sock, ssl=self._tls, backlog=1024)
-            self._servers.append(server)
+        await self._entrance.start()
+
+    @property
+    def full(self) -> bool:
+        """Whether it has as many connections as it may."""
+        return 0 < self.settings.connections_max <= len(self.connections)
 
     def emptied(self) -> None:
         """The last connection is gone."""
@@ -242,12 +260,11 @@ class Listener:
 
     def stop_accepting(self) -> None:
         """No new connections from now on."""
-        for server in self._servers:
-            server.close()
+        self._entrance.stop_accepting()
 
     async def stop(self, deadline_s: float) -> None:
         """Waits until the connections the broker has ended are written out, at most ``deadline_s``; then cuts them."""
-        self.stop_accepting()
+        await self._entrance.stop()
         if self.connections:
             self._empty.clear()
             try:

@@ -45,7 +45,9 @@ from dragoman.routing.refusals import Refusal
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.delivering import Aliases
+    from dragoman.adapters.mqtt.listener_settings import ListenerSettings
     from dragoman.adapters.mqtt.realm import Realm
+    from dragoman.adapters.serving.entrance import Arrival
     from dragoman.broker.rates import Limiter
     from dragoman.broker.route import Route
     from dragoman.broker.subscription import Feed, Subscription
@@ -97,6 +99,7 @@ class MqttSession:
         "again",
         "agent",
         "aliases",
+        "arrival",
         "asked",
         "closing",
         "connect",
@@ -108,7 +111,7 @@ class MqttSession:
         "inflight_max",
         "keepalive_ms",
         "last_seen_ms",
-        "loopback",
+        "listener",
         "out",
         "out_bytes",
         "out_form",
@@ -134,11 +137,12 @@ class MqttSession:
 
     protocol: Final = "mqtt"
 
-    def __init__(self, realm: Realm, wire: Wire, *, peer: str, loopback: bool) -> None:
+    def __init__(self, realm: Realm, wire: Wire, listener: ListenerSettings, arrival: Arrival) -> None:
         self.realm = realm
         self.wire = wire
-        self.peer = peer
-        self.loopback = loopback
+        self.listener = listener
+        self.arrival = arrival
+        self.peer = arrival.text
         self.phase = Phase.NEW
         self.version = 0
         self.form = FORM_4
@@ -192,6 +196,11 @@ class MqttSession:
         self.resting = False
         #: publishes beyond Receive Maximum that the policy let through
         self.overruns = 0
+
+    @property
+    def listener_name(self) -> str:
+        """Through which listener it came."""
+        return self.listener.name
 
     # -- from the socket -----------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dragoman.adapters.mqtt.listener_settings import ListenerSettings, listeners_problem
+from dragoman.adapters.serving.sockets import OFF
 from dragoman.broker.settings_key import key
 
 
@@ -78,6 +80,9 @@ class MqttSettings:
         why="told 5.0 clients as Server Keep Alive if they ask for more or none; 0 = theirs holds",
     )
     sessions_max: int = key(100_000, unit="sessions", low=1, why="kept for clients that are away or connected")
+    listeners: tuple[ListenerSettings, ...] = key(
+        (), why="MQTT listeners besides those of [listen], each with settings of its own", check=listeners_problem
+    )
     websocket_path: str = key(
         "/mqtt", why="where MQTT in WebSocket frames is on the HTTP listeners, if MQTT listens at all; empty = nowhere"
     )
@@ -147,3 +152,8 @@ class MqttSettings:
         why="too much waits: the oldest go, counted; end = the session ends, its client is told 0x97",
         peers="mosquitto drops the new, EMQX the old",
     )
+
+    def every_listener(self, mqtt: str, mqtts: str) -> tuple[ListenerSettings, ...]:
+        """Those of [listen], which have just an address or are off, and those with settings of their own."""
+        simple = [ListenerSettings("mqtt", mqtt), ListenerSettings("mqtts", mqtts, tls=True)]
+        return (*(listener for listener in simple if listener.address != OFF), *self.listeners)

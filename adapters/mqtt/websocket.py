@@ -1,4 +1,7 @@
-"""MQTT in WebSocket frames (MQTT 5.0 §6), on the one web application. The same session as on TCP, another carrier."""
+"""MQTT in WebSocket frames (MQTT 5.0 §6). The same session as on TCP, another carrier.
+
+Here is what carries it, and the route on the one web application; ports of its own are in ``websocket_listener``.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from typing import TYPE_CHECKING, Final, final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from dragoman.adapters.mqtt.listener_settings import ListenerSettings
 from dragoman.adapters.mqtt.session import MqttSession
 from dragoman.adapters.mqtt.vigil import Vigil
-from dragoman.adapters.serving.sockets import is_loopback
-from dragoman.adapters.serving.web import OPEN_PATHS
+from dragoman.adapters.serving.entrance import Arrival, arrival_on
+from dragoman.adapters.serving.web import OPEN_PATHS, forwarded
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
@@ -27,20 +31,40 @@ CLOSE_S: Final = 2.0
 """How long a peer gets to say its own goodbye."""
 
 
+_ON_HTTP: Final = {
+    secure: ListenerSettings("https" if secure else "http", "", "websocket", tls=secure) for secure in (False, True)
+}
+"""What holds for MQTT on the HTTP listeners."""
+
+
 def add_route(app: web.Application, realm: Realm, limits: ConnectionLimits) -> None:
     """Serves MQTT at ``mqtt.websocket_path``. Its clients say who they are in CONNECT, not in the request."""
     path = realm.settings.websocket_path
     if not path:
         return
 
-    async def carry(request: web.Request) -> web.StreamResponse:
-        return await _carry(request, realm, limits)
+    connect_ms = int(limits.settings.connect_deadline_s * 1000)
+
+    async def route(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None, "a request that is answered has a connection"
+        realm.counters.connections += 1
+        realm.counters.open += 1
+        try:
+            return await carry(request, realm, connect_ms, _ON_HTTP[request.secure], arrival_on(request.transport))
+        finally:
+            realm.counters.open -= 1
 
     app[OPEN_PATHS].add(path)
-    app.router.add_get(path, carry)
+    app.router.add_get(path, route)
 
 
-async def _carry(request: web.Request, realm: Realm, limits: ConnectionLimits) -> web.StreamResponse:
+async def carry(
+    request: web.BaseRequest, realm: Realm, connect_ms: int, listener: ListenerSettings, arrival: Arrival
+) -> web.StreamResponse:
+    """Makes the request a WebSocket and carries MQTT on it until it closes. Raises RefusedError, HTTPException.
+
+    ``connect_ms``: the time its client has for a CONNECT.
+    """
     offered = request.headers.get("Sec-WebSocket-Protocol", "")
     if not {name.strip() for name in offered.split(",")}.intersection(PROTOCOLS):
         detail = "MQTT is carried by a WebSocket with the subprotocol mqtt"
@@ -49,8 +73,10 @@ async def _carry(request: web.Request, realm: Realm, limits: ConnectionLimits) -
     largest = realm.settings.packet_bytes_max + 16
     socket = web.WebSocketResponse(protocols=PROTOCOLS, max_msg_size=largest, timeout=CLOSE_S, compress=False)
     await socket.prepare(request)
-    carrier = _Carrier(realm, socket, request)
-    carrier.begin(int(limits.settings.connect_deadline_s * 1000))
+    # What a proxy on this machine passes on is not local.
+    arrival.local = arrival.local and not forwarded(request)
+    carrier = _Carrier(realm, socket, request.transport, listener, arrival)
+    carrier.begin(connect_ms)
     try:
         await carrier.run()
     finally:
@@ -62,7 +88,14 @@ async def _carry(request: web.Request, realm: Realm, limits: ConnectionLimits) -
 class _Carrier:
     """One WebSocket: frames to the session as they come, and what the session says in frames of its own."""
 
-    def __init__(self, realm: Realm, socket: web.WebSocketResponse, request: web.Request) -> None:
+    def __init__(
+        self,
+        realm: Realm,
+        socket: web.WebSocketResponse,
+        transport: asyncio.Transport | None,
+        listener: ListenerSettings,
+        arrival: Arrival,
+    ) -> None:
         self._realm = realm
         settings = realm.settings
         largest = max(settings.packet_bytes_max, realm.core.settings.message_bytes_max)
@@ -72,23 +105,16 @@ class _Carrier:
         self._news = asyncio.Event()
         self._free = asyncio.Event()
         self._free.set()
-        transport = request.transport
-        peer = None if transport is None else transport.get_extra_info("peername")
         self._transport = transport
-        host = str(peer[0]) if peer else ""
-        self.session = MqttSession(realm, self, peer=f"{peer[0]}:{peer[1]}" if peer else "", loopback=is_loopback(host))
+        self.session = MqttSession(realm, self, listener, arrival)
 
     def begin(self, connect_ms: int) -> None:
         """The peer is there."""
-        counters = self._realm.counters
-        counters.connections += 1
-        counters.open += 1
         self._vigil = Vigil(self.session, connect_ms, self._abort)
 
     def gone(self) -> None:
         """The WebSocket is closed."""
         self._vigil.end()
-        self._realm.counters.open -= 1
         self._realm.core.tick()
         self.session.gone()
 

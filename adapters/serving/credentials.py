@@ -37,6 +37,12 @@ LOCAL_OPERATOR: Final = Principal("anonymous", admin=True)
 PASSWORD_BYTES_MAX: Final = 1_024
 """Longer ones are refused unhashed. MQTT allows 65,535, of which a flood would be expensive."""
 
+CERTIFIED_NAME_MAX: Final = 256
+"""Characters of a name that a certificate alone makes a user's."""
+
+RESERVED_NAMES: Final = ("anonymous", "embedded", "*")
+"""They mean something else."""
+
 RETRY_MS: Final = 1_000
 
 _N, _R, _P = 1 << 14, 8, 1
@@ -47,13 +53,28 @@ _SCRYPT: Final = re.compile(r"scrypt\$([0-9]{1,7})\$([0-9]{1,2})\$([0-9]{1,2})\$
 _DIGEST: Final = re.compile(r"sha256\$[0-9a-f]{64}")
 
 
+class Certificate(NamedTuple):
+    """The names by which a client's verified certificate says who it is, each with its kind: "cn:dev1".
+
+    ``any_name``: whoever has the certificate is a user of its first name, even if no such user is configured.
+    """
+
+    names: tuple[str, ...]
+    any_name: bool = False
+
+
 class Credentials(NamedTuple):
-    """What a peer shows. ``loopback``: it speaks from this machine, and no proxy speaks for it."""
+    """What a peer shows. ``loopback``: it speaks from this machine, and no proxy speaks for it.
+
+    ``certificate``  if not None, says alone who it is. ``anonymous``: instead of login.anonymous, if not empty
+    """
 
     username: str | None
     password: bytes | None
     token: str | None
     loopback: bool
+    certificate: Certificate | None = None
+    anonymous: str = ""
 
 
 class Loop(Protocol):
@@ -61,6 +82,11 @@ class Loop(Protocol):
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> object:
         """Runs the callback on the loop's thread, soon."""
+
+
+def reserved(name: str) -> bool:
+    """Whether nobody can be called so: it means something else, or begins like a group or like what is the mesh's."""
+    return name in RESERVED_NAMES or name.startswith(("@", "$"))
 
 
 # -- hashes ----------------------------------------------------------------------------------------
@@ -250,6 +276,7 @@ class Authenticator:
         self._settings = settings
         self._users = {user.name: _user(user) for user in settings.users}
         self._by_digest = {digest: user for user in self._users.values() for digest in user.digests}
+        self._by_certificate = {name: self._users[user.name] for user in settings.users for name in user.certificates}
         #: the SASL mechanisms by which some user can log in, besides the plain password
         self.mechanisms = (SCRAM_SHA_256,) * any(user.scram is not None for user in self._users.values())
         self.mechanisms += (OAUTHBEARER,) * bool(self._by_digest)
@@ -264,10 +291,12 @@ class Authenticator:
         """The outcome where it needs no hash; None where it does."""
         if self._closed:
             return Refusal(Reason.SHUTTING_DOWN, "the mesh is stopping")
-        username, password, token, loopback = credentials
+        if credentials.certificate is not None:
+            return self._certified(credentials.certificate)
+        username, password, token = credentials[:3]
         if not self._users or (username is None and password is None and token is None):
             # With no users there is nothing to check against, and many MQTT clients send some name by habit.
-            return self._stranger(loopback)
+            return self._stranger(credentials)
         if token is not None:
             # A look-up by digest: how long it takes tells of the digest, and a digest does not lead to its token.
             user = self._by_digest.get(token_digest(token))
@@ -282,11 +311,28 @@ class Authenticator:
         remembered = self._key(username, password)
         return self._accepted.get(remembered) or self._refused.get(remembered)
 
-    def _stranger(self, loopback: bool) -> Outcome:
-        allowed = self._settings.anonymous
+    def _certified(self, certificate: Certificate) -> Outcome:
+        """The user who has one of these names among its certificates, or is called so."""
+        for name in certificate.names:
+            user = self._by_certificate.get(name) or self._users.get(name.partition(":")[2])
+            if user is not None:
+                return user.principal
+        first = certificate.names[0].partition(":")[2] if certificate.names else ""
+        if not first:
+            return _no("the client certificate has no name of the kind that is asked for, or none was shown")
+        if not certificate.any_name:
+            return _no(f"nobody here is called {first[:CERTIFIED_NAME_MAX]!r} or has that certificate")
+        if len(first) > CERTIFIED_NAME_MAX or not first.isprintable() or reserved(first):
+            return _no("the certificate's name cannot be a user's")
+        return Principal(first)
+
+    def _stranger(self, credentials: Credentials) -> Outcome:
+        loopback = credentials.loopback
+        allowed = credentials.anonymous or self._settings.anonymous
         if allowed == "never" or (allowed == "loopback" and not loopback):
+            rule = "this listener's " if credentials.anonymous else "login."
             where = "" if allowed == "never" else " from other machines"
-            return _no(f"credentials are needed here{where} (login.anonymous = {allowed!r})")
+            return _no(f"credentials are needed here{where} ({rule}anonymous = {allowed!r})")
         return LOCAL_OPERATOR if loopback and not self._users else ANONYMOUS
 
     def _queue(self, credentials: Credentials, then: Then) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dragoman.adapters.serving.credentials import digest_problem, password_problem
+from dragoman.adapters.serving.credentials import digest_problem, password_problem, reserved
 from dragoman.adapters.serving.saslprep import saslprep
 from dragoman.adapters.serving.scram import verifier_problem
 from dragoman.adapters.serving.sockets import OFF, address_problem, is_loopback, parse_address
@@ -12,7 +12,7 @@ from dragoman.broker.settings_key import key, required
 
 ENCRYPTED = ("mqtts", "kafkas", "https")
 LISTENERS = ("mqtt", "mqtts", "kafka", "kafkas", "http", "https")
-RESERVED_NAMES = ("anonymous", "embedded", "*")
+CERTIFICATE_KINDS = ("cn", "dns", "email", "uri", "ip")
 
 
 def _address_problem(value: object) -> str | None:
@@ -37,8 +37,21 @@ def _tokens_problem(value: object) -> str | None:
 
 def _name_problem(value: object) -> str | None:
     assert isinstance(value, str)
-    if not value or value in RESERVED_NAMES or value.startswith("@"):
-        return f"{value!r} cannot be a user's name: it is empty, means something else, or begins with '@' like a group"
+    if not value or reserved(value):
+        return (
+            f"{value!r} cannot be a user's name: it is empty, means something else, or begins with '@' like a group "
+            "or with '$'"
+        )
+    return None
+
+
+def _certificates_problem(value: object) -> str | None:
+    assert isinstance(value, tuple)
+    for text in value:
+        kind, _, name = text.partition(":")
+        if kind not in CERTIFICATE_KINDS or not name:
+            kinds = ", ".join(f"{kind}:" for kind in CERTIFICATE_KINDS)
+            return f"{text!r} does not say which of a certificate's names it is; it begins with one of {kinds}"
     return None
 
 
@@ -53,17 +66,21 @@ def _users_problem(value: object) -> str | None:
     assert isinstance(value, tuple)
     names: set[str] = set()
     digests: set[str] = set()
+    certificates: set[str] = set()
     for user in value:
         assert isinstance(user, UserSettings)
         if user.name in names:
             return f"two users are called {user.name!r}; give one user both the password and the tokens"
-        if not user.password and not user.scram and not user.tokens:
-            return f"user {user.name!r} has neither password nor tokens, so nobody could be it"
+        if not (user.password or user.scram or user.tokens or user.certificates):
+            return f"user {user.name!r} has neither password nor tokens nor certificates, so nobody could be it"
         if user.scram and not _prepared(user.name):
             return f"user {user.name!r} could not log in by SCRAM: it is not as SASLprep would have it (RFC 4013)"
         if not digests.isdisjoint(user.tokens) or len(set(user.tokens)) < len(user.tokens):
             return f"a token of {user.name!r} is listed twice; each token means one user"
+        if not certificates.isdisjoint(user.certificates):
+            return f"a certificate of {user.name!r} is another user's too; each means one user"
         names.add(user.name)
+        certificates.update(user.certificates)
         digests.update(user.tokens)
     return None
 
@@ -144,6 +161,12 @@ class UserSettings:
         why="as printed by `dragoman password --scram`: MQTT 5 and Kafka clients prove their password unsaid",
         check=_scram_problem,
         secret=True,
+    )
+    certificates: tuple[str, ...] = key(
+        (),
+        why="names of client certificates that are this user's: 'cn:NAME', 'dns:NAME', 'email:NAME', 'uri:NAME', "
+        "'ip:ADDRESS'; for MQTT listeners with client_certificates",
+        check=_certificates_problem,
     )
 
 

@@ -79,19 +79,20 @@ def bound_address(listener: socket.socket) -> Address:
 
 def is_loopback(host: str) -> bool:
     """Whether a peer's address, as sockets give it, is this machine itself."""
-    address = _ip(host)
+    address = address_of(host)
     return address is not None and address.is_loopback
 
 
 def address_block(host: str) -> str:
     """What one owner usually has: an IPv4 address, or the /64 an IPv6 address is in."""
-    address = _ip(host)
+    address = address_of(host)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
     return host if address is None else str(address)
 
 
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that ``host`` is, as IPv4 if it is that within IPv6; None if it is none."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

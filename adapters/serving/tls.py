@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from dragoman.adapters.serving.sockets import ListenError
 
@@ -11,10 +12,15 @@ if TYPE_CHECKING:
     from dragoman.adapters.serving.settings import TlsSettings
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_KINDS: Final = {"DNS": "dns", "email": "email", "URI": "uri", "IP Address": "ip"}
+_Name: TypeAlias = tuple[tuple[tuple[str, str], ...], ...]
 
 
-def server_context(settings: TlsSettings) -> ssl.SSLContext:
-    """The context for every TLS listener of a mesh. Raises ListenError. Read again, it takes renewed files."""
+def server_context(settings: TlsSettings, *, client_ca: str = "", required: bool = False) -> ssl.SSLContext:
+    """The context for a TLS listener of a mesh. Raises ListenError. Read again, it takes renewed files.
+
+    ``client_ca``: a PEM file of who signs the clients' certificates; "" = clients are asked for none.
+    """
     if not settings.certificate:
         raise ListenError("a TLS listener needs tls.certificate and tls.private_key in the configuration")
     for path in (settings.certificate, settings.private_key):
@@ -30,7 +36,28 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
         raise ListenError(
             f"the key {settings.private_key} is encrypted; decrypt it with `openssl pkey -in KEY -out PLAIN`"
         ) from None
+    if client_ca:
+        _readable(client_ca)
+        try:
+            context.load_verify_locations(client_ca)
+        except ssl.SSLError as error:
+            raise ListenError(f"{client_ca} holds no PEM certificates ({error.reason or 'not understood'})") from None
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     return context
+
+
+def certificate_names(shown: Mapping[str, object] | None) -> tuple[str, ...]:
+    """The names in a verified certificate, each with its kind: ``cn:``, ``dns:``, ``email:``, ``uri:``, ``ip:``.
+
+    ``shown`` is what ``ssl.SSLSocket.getpeercert`` gives, None or empty where no certificate was shown.
+    """
+    names: list[str] = []
+    for part in cast("_Name", (shown or {}).get("subject", ())):
+        names.extend(f"cn:{value}" for kind, value in part if kind == "commonName")
+    for kind, value in cast("tuple[tuple[str, str], ...]", (shown or {}).get("subjectAltName", ())):
+        if kind in _KINDS:
+            names.append(f"{_KINDS[kind]}:{value}")
+    return tuple(names)
 
 
 class _EncryptedKeyError(Exception):

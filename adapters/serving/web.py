@@ -75,7 +75,7 @@ def application(authenticator: Authenticator, settings: WebSettings) -> web.Appl
     async def prepared(request: web.Request, response: web.StreamResponse) -> None:
         request[_PREPARED] = True
         origin = request.headers.get(hdrs.ORIGIN)
-        if origin and _origin_allowed(origin, settings):
+        if origin and origin_allowed(origin, settings):
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED_HEADERS
         if settings.origins:
@@ -130,11 +130,11 @@ def _foreign(request: web.Request, settings: WebSettings) -> Refusal | None:
     """Why a request comes from a web page that has no business here, or None."""
     origin = request.headers.get(hdrs.ORIGIN)
     site = request.headers.get("Sec-Fetch-Site", "")
-    if origin is not None and _origin_allowed(origin, settings):
+    if origin is not None and origin_allowed(origin, settings):
         return None
     host = request.headers.get(hdrs.HOST, "")
     browser = origin is not None or site != ""
-    if (browser or _loopback(request, local=True)) and not _host_known(host, settings):
+    if (browser or _loopback(request, local=True)) and not host_known(host, settings):
         detail = f"this listener is not known as {host!r}; name the host in the settings if it should be"
         return Refusal(Reason.NOT_AUTHORIZED, detail)
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
@@ -145,11 +145,18 @@ def _foreign(request: web.Request, settings: WebSettings) -> Refusal | None:
     return None
 
 
-def _origin_allowed(origin: str, settings: WebSettings) -> bool:
+def origin_allowed(origin: str, settings: WebSettings) -> bool:
+    """Whether pages of this origin were given leave to call here."""
     return "*" in settings.origins or origin.lower() in settings.origins
 
 
-def _host_known(host: str, settings: WebSettings) -> bool:
+def origin_known(origin: str, host: str, settings: WebSettings) -> bool:
+    """Whether a page may call here: its origin was given leave, or it came from the very host it calls."""
+    own = urlsplit(origin).netloc.lower() == host.lower() and host_known(host, settings)
+    return own or origin_allowed(origin, settings)
+
+
+def host_known(host: str, settings: WebSettings) -> bool:
     """Whether nobody else can make their own name mean us: an address, localhost, or a configured name."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -166,7 +173,8 @@ def _loopback(request: web.Request, *, local: bool) -> bool:
     transport = request.transport
     address = transport.get_extra_info("sockname" if local else "peername") if transport is not None else None
     if not isinstance(address, tuple):
-        return transport is not None
+        # A peer that has gone already has no address either; it is taken for a stranger.
+        return isinstance(address, str) or (local and transport is not None)
     ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return (mapped or ip).is_loopback
@@ -209,13 +217,17 @@ async def _principal(request: web.Request, authenticator: Authenticator, setting
     return result
 
 
+def forwarded(request: web.BaseRequest) -> bool:
+    """Whether a proxy says that it passes the request on."""
+    return "X-Forwarded-For" in request.headers or "Forwarded" in request.headers
+
+
 def credentials_of(request: web.Request) -> Credentials:
     """What the request says about who is asking, from ``Authorization: Bearer`` or ``Basic``.
 
     A request that a proxy forwarded is not local, even if the proxy runs on this machine.
     """
-    forwarded = "X-Forwarded-For" in request.headers or "Forwarded" in request.headers
-    loopback = not forwarded and _loopback(request, local=False)
+    loopback = not forwarded(request) and _loopback(request, local=False)
     scheme, _, value = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     value = value.strip()
     match scheme.lower():

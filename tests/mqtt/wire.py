@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from dragoman.adapters.mqtt.codec import CLIENT, Decoder
 from dragoman.adapters.mqtt.listener import Connection, Listener
+from dragoman.adapters.mqtt.listener_settings import ListenerSettings
 from dragoman.adapters.mqtt.packets import (
     Connack,
     Connect,
@@ -242,6 +243,7 @@ class World:
         login: LoginSettings | None = None,
         *,
         limits: LimitSettings | None = None,
+        listener: ListenerSettings | None = None,
         log: MemoryLog | None = None,
         clock: ManualClock | None = None,
         durable: bool = False,
@@ -267,7 +269,7 @@ class World:
         self.realm = Realm(self.broker, self.authenticator, mqtt or MqttSettings())
         self.realm.standings.load()
         self.limits = ConnectionLimits(limits or LimitSettings(), self.broker.bans, self.clock)
-        self.listener = Listener(self.realm, self.limits, [])
+        self.listener = Listener(self.realm, self.limits, listener or ListenerSettings("mqtt", "127.0.0.1:0"), [])
         self.clients: list[Client] = []
         self._kept: dict[str, Any] = {}
         if durable:

@@ -1,0 +1,112 @@
+"""MQTT in WebSocket frames on a port of its own: an HTTP server that can do nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from aiohttp import hdrs, web
+
+from dragoman.adapters.mqtt.websocket import carry
+from dragoman.adapters.serving import problems
+from dragoman.adapters.serving.entrance import Arrival, Entrance
+from dragoman.adapters.serving.tls import certificate_names
+from dragoman.adapters.serving.web import origin_known
+from dragoman.adapters.serving.web_connection import WebConnection, turn_out
+from dragoman.routing.refusals import Reason, Refusal, RefusedError
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Sequence
+
+    from dragoman.adapters.mqtt.listener_settings import ListenerSettings
+    from dragoman.adapters.mqtt.realm import Realm
+    from dragoman.adapters.serving.limits import ConnectionLimits
+    from dragoman.adapters.serving.web_settings import WebSettings
+    from dragoman.broker.timers import Timer
+
+
+@final
+class WebSocketListener:
+    """Accepts WebSockets on one address. ``start`` once, ``stop`` once."""
+
+    def __init__(
+        self,
+        realm: Realm,
+        limits: ConnectionLimits,
+        settings: ListenerSettings,
+        web_settings: WebSettings,
+        sockets: Sequence[socket.socket],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """``web_settings``: whose pages may connect, and by what names they may call us."""
+        self._realm = realm
+        self._limits = limits
+        self._settings = settings
+        self._web = web_settings
+        self._asks_certificates = tls is not None and settings.client_certificates != "off"
+        #: connections on which no request has come yet
+        self._waiting: dict[web.RequestHandler, Timer] = {}
+        self._server = web.Server(self._answer, handler_cancellation=True)
+        self._entrance = Entrance(sockets, self._connection, limits, realm.counters, tls=tls, relays=settings.relays)
+        realm.broker.bans.follow(lambda ban: turn_out(self._server, ban))
+
+    async def start(self) -> None:
+        """Begins to accept."""
+        await self._entrance.start()
+
+    def stop_accepting(self) -> None:
+        """No new connections from now on."""
+        self._entrance.stop_accepting()
+
+    async def stop(self, deadline_s: float) -> None:
+        """Lets the connections that the broker has ended say their goodbye, at most so long; then cuts them."""
+        await self._entrance.stop()
+        self._server.pre_shutdown()
+        # aiohttp takes 0 for "no deadline".
+        await self._server.shutdown(max(deadline_s, 0.001))
+
+    def _connection(self, arrival: Arrival | None) -> WebConnection:
+        connection = WebConnection(self._server, self._limits, self._realm.counters, arrival, self._full)
+        # Nobody has shown who it is before CONNECT: the time for that begins with the connection.
+        connect_ms = int(self._limits.settings.connect_deadline_s * 1000)
+        self._waiting[connection] = self._realm.broker.timers.after(connect_ms, self._too_late, connection)
+        return connection
+
+    def _full(self) -> bool:
+        return 0 < self._settings.connections_max <= len(self._server.connections)
+
+    def _too_late(self, connection: web.RequestHandler) -> None:
+        del self._waiting[connection]
+        assert isinstance(connection, WebConnection)
+        connection.cut()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The only request of a connection."""
+        connection = request.protocol
+        timer = self._waiting.pop(connection)
+        timer.cancel()
+        assert isinstance(connection, WebConnection)
+        assert connection.arrival is not None, "it has arrived"
+        if self._asks_certificates:
+            connection.arrival.certificate = certificate_names(request.get_extra_info("peercert"))
+        left_ms = max(0, timer.due_ms - self._realm.broker.clock.monotonic_ms())
+        answer: web.StreamResponse
+        try:
+            self._check(request)
+            answer = await carry(request, self._realm, left_ms, self._settings, connection.arrival)
+        except RefusedError as error:
+            answer = problems.respond(error.refusal)
+        except web.HTTPException as error:
+            answer = problems.from_framework(error)
+        answer.force_close()
+        return answer
+
+    def _check(self, request: web.BaseRequest) -> None:
+        """Whether a WebSocket may be opened here, and by this page if it is one. Only browsers name an origin."""
+        if self._settings.path not in ("", request.path):
+            raise web.HTTPNotFound(text=f"MQTT is at {self._settings.path} here")
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None and not origin_known(origin, request.headers.get(hdrs.HOST, ""), self._web):
+            detail = f"pages of {origin!r} may not connect here; allow the origin if they should"
+            raise RefusedError(Refusal(Reason.NOT_AUTHORIZED, detail))

@@ -1,0 +1,142 @@
+"""MQTT listeners in a configuration: what can be said, and a sentence for everything that cannot be meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dragoman.config import Config, ConfigError, advice, load
+
+GOOD = """
+[listen]
+mqtt = "127.0.0.1:1883"
+[tls]
+certificate = "a.pem"
+private_key = "a.key"
+[[mqtt.listeners]]
+name = "plant"
+address = "0.0.0.0:8884"
+tls = true
+client_certificates = "required"
+client_ca = "ca.pem"
+identity = "san"
+certificate_users = "any"
+proxy_protocol = true
+proxy_trusted = ["10.0.0.0/8", "::1"]
+versions = ["3.1.1", "5.0"]
+anonymous = "never"
+connections_max = 500
+[[mqtt.listeners]]
+name = "web"
+address = "127.0.0.1:9001"
+transport = "websocket"
+path = "/mqtt"
+origins = ["https://app.example"]
+[[mqtt.listeners]]
+name = "local"
+address = "unix:/run/mqtt.sock"
+socket_mode = "660"
+[[login.users]]
+name = "dev1"
+certificates = ["cn:dev1", "dns:dev1.example"]
+"""
+
+
+def read(tmp_path: Path, text: str) -> Config:
+    file = tmp_path / "dragoman.toml"
+    file.write_text(text)
+    return load(file)
+
+
+def test_listeners_with_settings_of_their_own(tmp_path: Path) -> None:
+    config = read(tmp_path, GOOD)
+    every = config.mqtt.every_listener(config.listen.mqtt, config.listen.mqtts)
+    assert [(listener.name, listener.about) for listener in every] == [
+        ("mqtt", "tcp"),
+        ("plant", "tcp, tls, PROXY, certificates required"),
+        ("web", "websocket"),
+        ("local", "tcp"),
+    ]
+    assert [listener.url(listener.address) for listener in every] == [
+        "mqtt://127.0.0.1:1883",
+        "mqtts://0.0.0.0:8884",
+        "ws://127.0.0.1:9001/mqtt",
+        "unix:/run/mqtt.sock",
+    ]
+    assert [listener.exposed for listener in every] == [False, True, False, False]
+    assert [every[1].speaks(version) for version in (3, 4, 5)] == [False, True, True]
+
+
+def listener(text: str, *, name: str = "x", address: str = "127.0.0.1:1") -> str:
+    return f"[[mqtt.listeners]]\nname = {name!r}\naddress = {address!r}\n{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (listener("", name="mqtt"), "mqtt.listeners[1].name: 'mqtt' is what [listen] and the ready file call"),
+        (listener("", name="pid"), "choose another name"),
+        (listener("", name="My plant"), "is no name for a listener"),
+        (listener("", address="1883"), "mqtt.listeners[1].address: '1883' has no port"),
+        (listener("", address="off"), "leave the listener out instead"),
+        (listener("", address="unix:"), "unix: names no file"),
+        (listener("", address="unix:/" + "x" * 107), "at most 107 bytes, this one 108"),
+        ("[[mqtt.listeners]]\nname = 'x'", "mqtt.listeners[1]"),
+        (listener("transport = 'quic'"), 'must be one of "tcp", "websocket", not the text "quic"'),
+        (listener("tls = true"), "mqtt.listeners[1].tls: needs tls.certificate and tls.private_key"),
+        (listener("versions = ['4']"), "'4' is no version of MQTT; there are 3.1, 3.1.1, 5.0"),
+        (listener("versions = []"), "speaks no version"),
+        (listener("anonymous = 'sometimes'"), 'must be one of "inherit", "loopback"'),
+        (listener("connections_max = -1"), "0 or more, not -1"),
+        (listener("client_ca = 'ca.pem'"), "client_ca needs client_certificates"),
+        (listener("client_certificates = 'required'"), "needs tls = true, or a relay with TLS and proxy_protocol"),
+        (listener("tls = true\nclient_certificates = 'required'"), "client_certificates needs client_ca"),
+        (
+            listener("proxy_protocol = true\nclient_certificates = 'optional'\nclient_ca = 'x'"),
+            "client_ca is of no use without TLS here",
+        ),
+        (
+            listener("proxy_protocol = true\nclient_certificates = 'optional'\nidentity = 'san'"),
+            "a relay tells the common name alone",
+        ),
+        (listener("proxy_trusted = ['10.0.0.1/8']"), "'10.0.0.1/8' is neither an address nor a network"),
+        (listener("proxy_trusted = ['relay']"), "'relay' is neither an address nor a network"),
+        (listener("path = '/mqtt'"), 'path and origins are for transport = "websocket"'),
+        (listener("origins = ['*']"), 'path and origins are for transport = "websocket"'),
+        (listener("transport = 'websocket'\npath = 'mqtt'"), "'mqtt' is no path"),
+        (listener("transport = 'websocket'\npath = '/a?b'"), "'/a?b' is no path"),
+        (listener("socket_mode = '888'"), "'888' is no mode"),
+        (listener("socket_mode = '7777'"), "'7777' is no mode"),
+        (listener("", address="127.0.0.1:1883"), "listen.mqtt is 127.0.0.1:1883 already"),
+        (listener("") + listener("", address="127.0.0.1:2"), "two listeners are called 'x'"),
+        (listener("") + listener("", name="y"), "two listeners have the address 127.0.0.1:1"),
+        ("[[login.users]]\nname = 'a'\ncertificates = ['dev1']", "begins with one of cn:, dns:, email:, uri:, ip:"),
+        ("[[login.users]]\nname = 'a'\ncertificates = ['cn:']", "does not say which of a certificate's names"),
+        (
+            "".join(f"[[login.users]]\nname = '{name}'\ncertificates = ['cn:x']\n" for name in "ab"),
+            "a certificate of 'b' is another user's too",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_explained(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, text)
+    assert sentence in str(error.value)
+
+
+def test_ports_of_no_number_may_be_the_same(tmp_path: Path) -> None:
+    text = listener("", address="127.0.0.1:0") + listener("", name="y", address="127.0.0.1:0")
+    config = read(tmp_path, "[listen]\nmqtt = '127.0.0.1:0'\n" + text)
+    assert len(config.mqtt.listeners) == 2
+
+
+def test_what_others_may_reach_is_part_of_the_advice(tmp_path: Path) -> None:
+    open_to_all = listener("anonymous = 'always'", address="0.0.0.0:1")
+    said = "\n".join(advice(read(tmp_path, open_to_all)))
+    assert "0.0.0.0:1 can be reached from other machines" in said
+    assert "whoever reaches 0.0.0.0:1 comes in without credentials (x)" in said
+    users = "[[login.users]]\nname = 'a'\ncertificates = ['cn:x']\n"
+    said = "\n".join(advice(read(tmp_path, users + listener("", address="0.0.0.0:1"))))
+    assert "cross the network in the clear on 0.0.0.0:1" in said
+    assert "reached" not in "\n".join(advice(read(tmp_path, listener(""))))
