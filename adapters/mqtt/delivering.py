@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mqtt import mapping
 from dragoman.adapters.mqtt.encoders import publish_parts
-from dragoman.adapters.mqtt.standing import PLACED, Flight
+from dragoman.adapters.mqtt.promises import PLACED, Flight
 from dragoman.broker.log.contract import Ticket
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
     if flight.position:
         standing.ids[flight.position] = packet_id
     frame = head + packet_id.to_bytes(2, "big") + tail
-    ticket = session.realm.standings.fly(standing, packet_id, flight) if written else Ticket(0)
+    ticket = session.realm.promises.fly(standing, packet_id, flight) if written else Ticket(0)
     session.send_after(ticket, frame)
     return True
 

@@ -9,8 +9,8 @@ from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.encoders import encode_publish, encode_pubrel
 
 if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.promises import Flight
     from dragoman.adapters.mqtt.session import MqttSession
-    from dragoman.adapters.mqtt.standing import Flight
     from dragoman.broker.log.contract import Ticket
 
 
@@ -51,7 +51,7 @@ def _resend(session: MqttSession, packet_id: int, flight: Flight) -> None:
     frame = encode_publish(session.version, topic, payload, flight.qos, flight.retain, True, packet_id, properties)
     if len(frame) > session.packet_max:
         session.realm.metrics.drop("larger-than-receiver-takes")
-        session.realm.standings.landed(session.standing, packet_id)
+        session.realm.promises.landed(session.standing, packet_id)
         return
     flight.sent = True
     session.window += 1
@@ -79,7 +79,7 @@ def received(session: MqttSession, packet_id: int, code: int) -> None:
         return
     flight.released = True
     session.again.pop(packet_id, None)
-    ticket = session.realm.standings.fly(session.standing, packet_id, flight)
+    ticket = session.realm.promises.fly(session.standing, packet_id, flight)
     release(session, packet_id, ticket)
 
 
@@ -106,7 +106,7 @@ def _land(session: MqttSession, packet_id: int, flight: Flight, code: int) -> No
     session.again.pop(packet_id, None)
     if flight.group is not None and flight.message is not None:
         flight.group.settled(flight.message)
-    session.realm.standings.landed(session.standing, packet_id)
+    session.realm.promises.landed(session.standing, packet_id)
     backlog = session.standing.backlog
     if backlog is not None and backlog.behind:
         session.starved = True

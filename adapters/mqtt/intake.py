@@ -59,7 +59,7 @@ def publish(session: MqttSession, packet: Publish, name: str, say: Say) -> None:
             return
         session.answer(answer, b"\x40\x02" + packet_id.to_bytes(2, "big"), _failed_puback(session, packet_id))
     else:
-        session.realm.standings.receive(standing, packet_id)
+        session.realm.promises.receive(standing, packet_id)
         session.answer(answer, encode_pubrec(session.version, packet_id), _failed_pubrec(session, packet_id))
     if answer:
         session.uncommitted += len(packet.payload) + 64
@@ -124,7 +124,7 @@ def leave_open(session: MqttSession) -> None:
     """The connection ends: its session remembers which QoS 2 publishes are not safe yet."""
     for ticket, frame, _, _ in session.owed:
         if ticket and frame[:1] == b"\x50":
-            session.realm.standings.left_open(session.standing, int.from_bytes(frame[2:4], "big"), Ticket(ticket))
+            session.realm.promises.left_open(session.standing, int.from_bytes(frame[2:4], "big"), Ticket(ticket))
 
 
 def _failed_puback(session: MqttSession, packet_id: int) -> Callable[[Refusal], bytes | None]:
@@ -137,7 +137,7 @@ def _failed_puback(session: MqttSession, packet_id: int) -> Callable[[Refusal], 
 
 def _failed_pubrec(session: MqttSession, packet_id: int) -> Callable[[Refusal], bytes | None]:
     def frame(refusal: Refusal) -> bytes | None:
-        session.realm.standings.release(session.standing, packet_id)
+        session.realm.promises.release(session.standing, packet_id)
         if session.version != 5:
             return None
         return encode_pubrec(5, packet_id, mapping.code_for(codes.PUBREC, refusal.reason), session.problem(refusal))

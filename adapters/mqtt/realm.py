@@ -33,6 +33,7 @@ class Realm:
         self.authenticator = authenticator
         self.settings = settings
         self.standings = Standings(broker, settings, authenticator.named)
+        self.promises = self.standings.promises
         broker.kept_sessions["mqtt"] = self.standings
         rate = settings.connects_per_s
         self.connects = Limiter(rate, rate) if rate else None

@@ -267,7 +267,7 @@ class MqttSession:
             case Pubrec():
                 flights.received(self, packet.packet_id, packet.code)
             case Pubrel():
-                ticket = self.realm.standings.release(self.standing, packet.packet_id)
+                ticket = self.realm.promises.release(self.standing, packet.packet_id)
                 frame = encode_pubcomp(self.version, packet.packet_id)
                 self.answer(ticket, frame, lambda _: frame)
             case Pubcomp():
@@ -389,7 +389,7 @@ class MqttSession:
         if self.owed or self._held:
             intake.leave_open(self)
             last = max([owed[0] for owed in self.owed] + [held[0] for held in self._held])
-            self.realm.standings.wait_for(self.standing, Ticket(last))
+            self.realm.promises.wait_for(self.standing, Ticket(last))
         self.owed.clear()
         self._held.clear()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.adapters.mqtt import flights
+from dragoman.adapters.mqtt.promises import PLACED, Flight, Promises
 from dragoman.adapters.mqtt.wills import Wills
 from dragoman.broker.backlog import Bounds
 from dragoman.broker.log.contract import Table, Ticket
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from dragoman.adapters.mqtt.wills import Named
     from dragoman.broker.backlog import Backlog
     from dragoman.broker.broker import Broker
-    from dragoman.broker.subscription import ShareMember
     from dragoman.broker.timers import Timer
     from dragoman.routing.message import Message
     from dragoman.routing.refusals import Refusal
@@ -35,16 +34,6 @@ NEVER_S: Final = 0xFFFF_FFFF
 
 KEY_BYTES_PLAIN: Final = 400
 """The longest client id that is a row's key itself; an id has no NUL, so a digest after one is never an id."""
-
-PLACED: Final = 0x8000
-"""Packet ids from here on follow from the position of what a QoS 1 delivery sends: a restart finds them again."""
-
-_IN: Final = b"i"
-_OUT: Final = b"o"
-_SENT: Final = b"p"
-_SENT_QOS_1: Final = b"q"
-_RELEASED: Final = b"r"
-_LANDED: Final = b"d"
 
 
 class FilterRow(Row):
@@ -69,36 +58,6 @@ class StandingRow(Row):
     agent: str = ""
     client_id: str = ""
     sent: int = 0
-
-
-@final
-class Flight:
-    """A QoS 1 or 2 delivery under way. ``position`` 0: not in the log, so it lives and dies with the process.
-
-    ``message``   None after a restart, until the log has given it again
-    ``retain``, ``identifiers``   how it was sent, to be sent again the same way
-    ``released``  QoS 2: the receiver has it
-    ``sent``      on the connection there is now, so it counts in its window
-    """
-
-    __slots__ = ("group", "identifiers", "message", "position", "qos", "released", "retain", "sent")
-
-    def __init__(
-        self,
-        message: Message | None,
-        qos: int,
-        position: int,
-        retain: bool = False,
-        identifiers: tuple[int, ...] = (),
-    ) -> None:
-        self.message = message
-        self.qos = qos
-        self.position = position
-        self.retain = retain
-        self.identifiers = identifiers
-        self.released = False
-        self.sent = False
-        self.group: ShareMember | None = None
 
 
 @final
@@ -197,6 +156,7 @@ class Standings:
         self._broker = broker
         self._settings = settings
         self.wills = Wills(broker, named)
+        self.promises = Promises(broker)
         bounds = Bounds(
             settings.session_queue_messages_max, settings.session_queue_bytes_max, settings.session_queue_s_max * 1000
         )
@@ -223,7 +183,7 @@ class Standings:
             standing.gone_ms = row.gone_ms or now_ms
             standing.sent = row.sent if row.gone_ms else int(log.end())
             self.by_client[standing.client_id] = standing
-            self._load_flights(standing, self._open_backlog(standing))
+            self.promises.load(standing, self._open_backlog(standing))
             if not row.gone_ms:
                 # It expires counted from here, and nothing more was sent, however often the mesh dies meanwhile.
                 self.save(standing)
@@ -238,19 +198,13 @@ class Standings:
 
     def _open_backlog(self, standing: Standing) -> Backlog:
         backlog = standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent)
-        backlog.saved = lambda: self._saved(standing)
+        backlog.saved = lambda: self.promises.saved(standing)
         if self._bounds is not None:
             backlog.bounds = self._bounds
-            backlog.dropped = lambda message: self._let_go(standing, message.position)
+            backlog.dropped = lambda message: self.promises.let_go(standing, message.position)
             if self._settings.session_queue_policy == "end":
                 backlog.overflowed = lambda: self._overflowed(standing)
         return backlog
-
-    def _let_go(self, standing: Standing, position: int) -> None:
-        """A message is gone that a restart had left a delivery waiting for."""
-        packet_id = standing.ids.get(position)
-        if packet_id is not None and not standing.flights[packet_id].released:
-            self._give_up(standing, packet_id, standing.flights[packet_id])
 
     def _overflowed(self, standing: Standing) -> None:
         """More waits for the session than may, and the policy is that it ends."""
@@ -262,25 +216,6 @@ class Standings:
             standing.connection.close(Refusal(Reason.QUOTA_EXCEEDED, why))
         if standing.backlog is not None:
             self.end(standing)
-
-    def _load_flights(self, standing: Standing, backlog: Backlog) -> None:
-        prefix = _row_key(standing, b"")
-        for key, value in self._broker.log.rows(Table.INFLIGHT, prefix):
-            kind, number = key[len(prefix) : len(prefix) + 1], int.from_bytes(key[len(prefix) + 1 :], "big")
-            if kind == _IN:
-                standing.received.add(number)
-                continue
-            packet_id, state = int.from_bytes(value[:2], "big"), value[2:]
-            if state in (_RELEASED, _LANDED):
-                backlog.settled(number)
-            if state == _LANDED:
-                standing.landed.append(number)
-                continue
-            flight = Flight(None, 1 if state == _SENT_QOS_1 else 2, number)
-            flight.released = state == _RELEASED
-            standing.flights[packet_id] = flight
-            standing.ids[number] = packet_id
-            standing.unmet = standing.unmet or not flight.released
 
     def open(self, client_id: str, principal: str, *, clean: bool, expiry_s: int) -> tuple[Standing, bool]:
         """The client's session for a new connection, and whether it was there before (Session Present)."""
@@ -391,45 +326,11 @@ class Standings:
         return ticket
 
     def _forget(self, standing: Standing) -> Ticket:
-        log = self._broker.log
         assert standing.backlog is not None
         self._broker.backlogs.close(standing.backlog)
         standing.backlog = None
-        for packet_id in standing.received:
-            log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), None)
-        for packet_id, flight in standing.flights.items():
-            if packet_id < PLACED and flight.position:
-                log.put(Table.INFLIGHT, _row_key(standing, _OUT, flight.position), None)
-        self._forget_landed(standing)
-        return log.put(Table.SESSIONS, standing.key, None)
-
-    def _forget_landed(self, standing: Standing) -> None:
-        """The place that passes what has landed is in this very commit: its rows need not say so any more."""
-        for position in standing.landed:
-            self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, position), None)
-        standing.landed.clear()
-
-    def _saved(self, standing: Standing) -> None:
-        self._forget_landed(standing)
-        backlog = standing.backlog
-        if standing.unmet and backlog is not None and not backlog.behind:
-            standing.unmet = False
-            for packet_id, flight in list(standing.flights.items()):
-                if flight.message is None and not flight.released:
-                    self._give_up(standing, packet_id, flight)
-
-    def _give_up(self, standing: Standing, packet_id: int, flight: Flight) -> None:
-        """The log had all it has, but not this message: expired, no longer subscribed to, beyond a limit.
-
-        A receiver that has it waits for PUBREL, and one that has not answers a PUBREL as well: so it ends for both.
-        """
-        if flight.qos == 1:
-            self.landed(standing, packet_id)
-            return
-        flight.released = True
-        ticket = self.fly(standing, packet_id, flight)
-        if standing.connection is not None:
-            flights.release(standing.connection, packet_id, ticket)
+        self.promises.forget(standing)
+        return self._broker.log.put(Table.SESSIONS, standing.key, None)
 
     def _expire_later(self, standing: Standing) -> None:
         if standing.expiry_s == NEVER_S:
@@ -479,93 +380,11 @@ class Standings:
         )
         return self._broker.log.put(Table.SESSIONS, standing.key, encode_row(row))
 
-    def receive(self, standing: Standing, packet_id: int) -> None:
-        """A QoS 2 publish was taken in: its id is pinned in the same commit."""
-        standing.received.add(packet_id)
-        if standing.backlog is not None:
-            self._broker.log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), b"1")
-
-    def left_open(self, standing: Standing, packet_id: int, ticket: Ticket) -> None:
-        """The connection of a QoS 2 publish has ended before its commit; sent again, it is answered by how that ends.
-
-        If it fails, the publish was never taken in.
-        """
-
-        def settled(refusal: Refusal | None) -> None:
-            del standing.unsafe[packet_id]
-            if refusal is not None:
-                self.release(standing, packet_id)
-
-        if packet_id not in standing.unsafe:
-            standing.unsafe[packet_id] = ticket
-            self._broker.when_safe(ticket, settled)
-
-    def wait_for(self, standing: Standing, ticket: Ticket) -> None:
-        """The connection has ended while this commit was under way: until then the next one says nothing final."""
-
-        def settled(_: Refusal | None) -> None:
-            if standing.wait == ticket:
-                standing.wait = Ticket(0)
-
-        if standing.backlog is not None and ticket > standing.wait:
-            standing.wait = ticket
-            self._broker.when_safe(ticket, settled)
-
-    def release(self, standing: Standing, packet_id: int) -> Ticket:
-        """The client has let go of a QoS 2 id it published with; the ticket to wait for before it may use it anew."""
-        if packet_id not in standing.received:
-            return standing.wait
-        standing.received.discard(packet_id)
-        if standing.backlog is None:
-            return Ticket(0)
-        return self._broker.log.put(Table.INFLIGHT, _row_key(standing, _IN, packet_id), None)
-
-    def fly(self, standing: Standing, packet_id: int, flight: Flight) -> Ticket:
-        """A delivery begins or moves on; the ticket must be safe before its PUBLISH or PUBREL leaves.
-
-        Nothing is written for a QoS 1 delivery whose packet id follows from its position.
-        """
-        if standing.backlog is None or not flight.position or packet_id >= PLACED:
-            return Ticket(0)
-        state = _SENT_QOS_1 if flight.qos == 1 else _RELEASED if flight.released else _SENT
-        return self._mark(standing, flight.position, packet_id, state)
-
-    def _mark(self, standing: Standing, position: int, packet_id: int, state: bytes) -> Ticket:
-        value = packet_id.to_bytes(2, "big") + state
-        return self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, position), value)
-
-    def landed(self, standing: Standing, packet_id: int) -> None:
-        """A delivery is complete: id and place are free.
-
-        That a QoS 2 delivery is complete is kept until the reader's place says so too: in between,
-        a crash would make it a new message.
-        """
-        flight = standing.flights.pop(packet_id)
-        if not flight.position:
-            return
-        standing.ids.pop(flight.position, None)
-        if standing.backlog is not None:
-            if flight.qos == 2:
-                self._mark(standing, flight.position, packet_id, _LANDED)
-                standing.landed.append(flight.position)
-            elif packet_id < PLACED:
-                self._broker.log.put(Table.INFLIGHT, _row_key(standing, _OUT, flight.position), None)
-            standing.backlog.finish(flight.position)
-
 
 def _key(client_id: str) -> bytes:
     """What a session's rows are keyed by: the client id, or a digest where it is too long for a key."""
     raw = client_id.encode("utf-8", "surrogatepass")
     return raw if len(raw) <= KEY_BYTES_PLAIN else b"\0" + hashlib.blake2b(raw, digest_size=32).digest()
-
-
-def _row_key(standing: Standing, kind: bytes, number: int | None = None) -> bytes:
-    """Rows of one session stand together; the length in front keeps one id from being another's prefix.
-
-    ``number`` is a packet id of the client's or a position of ours.
-    """
-    head = len(standing.key).to_bytes(2, "big") + standing.key + kind
-    return head if number is None else head + number.to_bytes(8, "big")
 
 
 def _absent(message: Message) -> bool:

@@ -17,8 +17,8 @@ from dragoman.adapters.mqtt.packets import (
     Subscribe,
     Subscription,
 )
+from dragoman.adapters.mqtt.promises import PLACED
 from dragoman.adapters.mqtt.properties import Properties
-from dragoman.adapters.mqtt.standing import PLACED
 from dragoman.broker.log.contract import Table
 from tests.mqtt.wire import Client, World, at, pub
 

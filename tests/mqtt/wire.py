@@ -28,10 +28,10 @@ from dragoman.adapters.mqtt.packets import (
     Unsubscribe,
     Will,
 )
+from dragoman.adapters.mqtt.promises import PLACED
 from dragoman.adapters.mqtt.properties import NO_PROPERTIES, Properties
 from dragoman.adapters.mqtt.realm import Realm
 from dragoman.adapters.mqtt.settings import MqttSettings
-from dragoman.adapters.mqtt.standing import PLACED
 from dragoman.adapters.serving.credentials import Authenticator
 from dragoman.adapters.serving.limits import ConnectionLimits
 from dragoman.adapters.serving.settings import LimitSettings, LoginSettings
