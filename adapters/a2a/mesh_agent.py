@@ -17,6 +17,7 @@ from dragoman.adapters.a2a.session import A2aSession
 from dragoman.adapters.a2a.views import OWN_AGENT
 from dragoman.adapters.a2a.wire import JSON_TYPE, JsonObject
 from dragoman.adapters.serving.quota import Quota
+from dragoman.adapters.serving.reading import read_page
 from dragoman.broker.call import Call, Kind
 from dragoman.broker.inner_session import InnerSession
 from dragoman.broker.offers import Asked, Offer
@@ -32,7 +33,6 @@ from dragoman.routing.words import agent_json, envelope_of, message_json, payloa
 if TYPE_CHECKING:
     from dragoman.adapters.a2a.settings import A2aSettings
     from dragoman.broker.broker import Broker
-    from dragoman.broker.pump import Page
 
 T = TypeVar("T", bound=Arguments)
 
@@ -167,33 +167,27 @@ class MeshAgent:
         if offset is None:
             newest = self._broker.last_of(wish.channel)
             offset = None if newest is None else max(0, newest.offset + 1 - wish.limit)
-        messages: list[Message] = []
-        lost, budget, number = 0, self._settings.read_bytes_max, 0
-        while len(messages) < wish.limit and budget > 0:
-            page = await self._page(session, wish.channel, offset, budget)
-            if isinstance(page, Refusal):
-                return page
-            number, offset = page.number, page.next_offset
-            lost += page.lost
-            taken = page.messages[: wish.limit - len(messages)]
-            if len(taken) < len(page.messages):
-                offset = taken[-1].offset + 1
-            messages.extend(taken)
-            budget -= sum(len(message.payload or b"") for message in taken)
-            if not page.messages:
-                break
-        outcome: JsonObject = {"messages": [message_json(message) for message in messages], "next_offset": offset}
-        if lost and wish.offset is not None:
-            outcome["lost"] = lost
+        page = await read_page(
+            self._broker,
+            session,
+            wish.channel,
+            offset,
+            limit=wish.limit,
+            bytes_max=self._settings.read_bytes_max,
+            patience_s=self._settings.confirm_max_s,
+        )
+        if isinstance(page, Refusal):
+            return page
+        outcome: JsonObject = {
+            "messages": [message_json(message) for message in page.messages],
+            "next_offset": page.next_offset,
+        }
+        if page.lost and wish.offset is not None:
+            outcome["lost"] = page.lost
         retained = self._broker.retained_of(wish.channel)
-        if retained is not None and retained.number == number:
+        if retained is not None and retained.number == page.number:
             outcome["retained"] = message_json(retained)
         return outcome
-
-    async def _page(self, session: A2aSession, name: str, offset: int | None, budget: int) -> Page | Refusal:
-        found: asyncio.Future[Page | Refusal] = asyncio.get_running_loop().create_future()
-        self._broker.read(session, name, offset, budget, lambda page: None if found.done() else found.set_result(page))
-        return await found
 
     async def _watch(self, call: Call, session: A2aSession, wish: Watch) -> JsonObject | Refusal:
         told = _told(call)

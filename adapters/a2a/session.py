@@ -113,8 +113,9 @@ class A2aSession:
                     await self._news.wait()
 
     def take(self, broker: Broker) -> list[Message]:
-        """Empties the inbox; whoever was refused for want of room goes on where it was."""
-        taken = list(self._inbox)
+        """Empties the inbox, less what has expired in it; whoever was refused for want of room goes on where it was."""
+        now_ms = broker.clock.now_ms()
+        taken = [message for message in self._inbox if not message.expired(now_ms)]
         self._inbox.clear()
         self._bytes = 0
         if self._starved:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -11,6 +10,7 @@ from dragoman.adapters.http.definitions import Exchange, granted, invalid
 from dragoman.adapters.http.documents import PageDocument, message_document
 from dragoman.adapters.http.mapping import content_type_of, fields_of
 from dragoman.adapters.http.session import Gap, RequestSession, StreamSession
+from dragoman.adapters.serving.reading import read_page
 from dragoman.broker.channel import Channel
 from dragoman.broker.pump import Page
 from dragoman.broker.subscription import Place, Start
@@ -88,41 +88,20 @@ async def page_of(exchange: Exchange, name: str) -> PageDocument:
 
 
 async def _read_page(exchange: Exchange, session: RequestSession, name: str, offset: int | None) -> Page | Refusal:
-    """One read ends where the log's batch or the log itself does; a page goes on until it is full or caught up."""
     settings = exchange.surface.settings
-    first = await _read(exchange, session, name, offset)
-    if isinstance(first, Refusal):
-        return first
-    messages, lost, following = list(first.messages), first.lost, first.next_offset
-    limit = exchange.integer("limit") or settings.page_max_messages
-    size = sum(len(m.payload or b"") for m in messages)
-    while messages and len(messages) < limit and size < settings.page_max_bytes:
-        more = await _read(exchange, session, name, following)
-        if isinstance(more, Refusal) or more.number != first.number or not more.messages:
-            break
-        messages += more.messages
-        lost += more.lost
-        following = more.next_offset
-        size += sum(len(m.payload or b"") for m in more.messages)
-    return Page(messages, number=first.number, next_offset=following, first_offset=first.first_offset, lost=lost)
-
-
-async def _read(exchange: Exchange, session: RequestSession, name: str, offset: int | None) -> Page | Refusal:
-    settings = exchange.surface.settings
-    done: asyncio.Future[Page | Refusal] = asyncio.get_running_loop().create_future()
-    exchange.broker.read(
-        session, name, offset, settings.page_max_bytes, lambda r: None if done.done() else done.set_result(r)
+    return await read_page(
+        exchange.broker,
+        session,
+        name,
+        offset,
+        limit=exchange.integer("limit") or settings.page_max_messages,
+        bytes_max=settings.page_max_bytes,
+        patience_s=settings.confirm_max_ms / 1000,
     )
-    try:
-        async with asyncio.timeout(settings.confirm_max_ms / 1000):
-            return await done
-    except TimeoutError:
-        return Refusal(Reason.BUSY, "the log takes too long to read", 1_000)
 
 
 def _page_document(exchange: Exchange, name: str, page: Page, *, restarted: bool) -> PageDocument:
     limit = exchange.integer("limit") or exchange.surface.settings.page_max_messages
-    now_ms = exchange.broker.clock.now_ms()
     messages = page.messages[:limit]
     complete = len(messages) == len(page.messages)
     return PageDocument(
@@ -130,7 +109,7 @@ def _page_document(exchange: Exchange, name: str, page: Page, *, restarted: bool
         number=f"{page.number:x}",
         first_offset=page.first_offset,
         next_offset=page.next_offset if complete else messages[-1].offset + 1,
-        messages=[message_document(m) for m in messages if not m.expired(now_ms)],
+        messages=[message_document(m) for m in messages],
         lost=page.lost,
         restarted=restarted,
     )
@@ -151,7 +130,7 @@ async def _wait(
         for item in session.take():
             if isinstance(item, Gap):
                 lost += item.missing
-            else:
+            elif not item.message.expired(broker.clock.now_ms()):
                 messages.append(item.message)
         channel = broker.channels.find(name)
         assert channel is not None, f"{name!r} is subscribed to and has gone"

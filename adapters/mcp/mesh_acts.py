@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from dragoman.adapters.mcp.session import Inbox, McpSession
+from dragoman.adapters.serving.reading import read_page
 from dragoman.broker.subscription import Start
 from dragoman.routing.cards import Query
 from dragoman.routing.message import Message, parse_id
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dragoman.adapters.mcp.kernel import JsonObject
     from dragoman.adapters.mcp.settings import McpSettings
     from dragoman.broker.broker import Broker
-    from dragoman.broker.pump import Page
 
 Outcome: TypeAlias = "JsonObject | Refusal"
 
@@ -81,26 +80,22 @@ class MeshActs:
         if offset is None:
             newest = self._broker.last_of(name)
             offset = None if newest is None else max(0, newest.offset + 1 - limit)
-        messages: list[Message] = []
-        lost, budget, number = 0, self._settings.read_bytes_max, 0
-        while len(messages) < limit and budget > 0:
-            page = await self._page(session, name, offset, budget)
-            if isinstance(page, Refusal):
-                return page
-            number, offset = page.number, page.next_offset
-            lost += page.lost
-            taken = page.messages[: limit - len(messages)]
-            if len(taken) < len(page.messages):
-                offset = taken[-1].offset + 1
-            messages.extend(taken)
-            budget -= sum(len(m.payload or b"") for m in taken)
-            if not page.messages:
-                break
-        outcome: JsonObject = {"messages": [message_json(m) for m in messages], "next_offset": offset}
-        if lost and "offset" in given:
-            outcome["lost"] = lost
+        page = await read_page(
+            self._broker,
+            session,
+            name,
+            offset,
+            limit=limit,
+            bytes_max=self._settings.read_bytes_max,
+            patience_s=self._settings.call_timeout_s,
+        )
+        if isinstance(page, Refusal):
+            return page
+        outcome: JsonObject = {"messages": [message_json(m) for m in page.messages], "next_offset": page.next_offset}
+        if page.lost and "offset" in given:
+            outcome["lost"] = page.lost
         retained = self._broker.retained_of(name)
-        if retained is not None and retained.number == number:
+        if retained is not None and retained.number == page.number:
             outcome["retained"] = message_json(retained)
         return outcome
 
@@ -190,6 +185,8 @@ class MeshActs:
         return {"channel": room.name, "until_ms": room.lease_due_ms}
 
     async def _wait_cursor(self, cursor: Cursor, timeout_s: float, limit: int) -> Outcome:
+        if cursor.inbox.drop_expired(self._broker.clock.now_ms()):
+            self._broker.resume(cursor.session)
         cursor.readers += 1
         try:
             await cursor.inbox.arrival(timeout_s)
@@ -204,14 +201,10 @@ class MeshActs:
         return outcome
 
     def _taken(self, inbox: Inbox, limit: int) -> JsonObject:
+        inbox.drop_expired(self._broker.clock.now_ms())
         taken = inbox.take(limit, self._settings.read_bytes_max)
         outcome: JsonObject = {"messages": [message_json(message) for _, message in taken]}
         lost = inbox.take_lost()
         if lost:
             outcome["lost"] = lost
         return outcome
-
-    async def _page(self, session: McpSession, name: str, offset: int | None, budget: int) -> Page | Refusal:
-        found: asyncio.Future[Page | Refusal] = asyncio.get_running_loop().create_future()
-        self._broker.read(session, name, offset, budget, lambda page: None if found.done() else found.set_result(page))
-        return await found

@@ -68,6 +68,14 @@ class Inbox:
                     self._news.clear()
                     await self._news.wait()
 
+    def drop_expired(self, now_ms: int) -> bool:
+        """Lets go of what has expired since it was taken; whether there was any."""
+        live = deque(entry for entry in self.entries if not entry[1].expired(now_ms))
+        dropped = len(live) < len(self.entries)
+        self.entries = live
+        self._bytes = sum(_size(message) for _, message in live)
+        return dropped
+
     def take(self, count: int, payload_bytes: int) -> list[tuple[str, Message]]:
         """Hands out up to ``count`` messages of together about ``payload_bytes``, at least one if there is any."""
         taken: list[tuple[str, Message]] = []

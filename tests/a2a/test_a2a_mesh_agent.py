@@ -51,6 +51,17 @@ def test_every_fact_of_a_message_crosses() -> None:
     run(body)
 
 
+def test_what_has_expired_is_not_read() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        for said, expires_s in (("gone", 1e-9), ("here", 600)):
+            await use(mesh, "publish", channel="a", text=said, expires_s=expires_s)
+        for given in ({}, {"offset": 0}):
+            read = await use(mesh, "read", channel="a", **given)
+            assert ([m["text"] for m in read["messages"]], read["next_offset"]) == (["here"], 2)
+
+    run(body)
+
+
 def test_trace_context_passes_through() -> None:
     async def body(mesh: A2aMesh) -> None:
         await use(mesh, "publish", {"traceparent": TRACE}, channel="a", text="x")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mcp_mesh import McpMesh, Server, eventually, run
 
-from dragoman.adapters.mcp.session import McpSession
+from dragoman.adapters.mcp.session import Inbox, McpSession
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.presence import State
 from dragoman.broker.principal import ANONYMOUS
@@ -22,6 +22,31 @@ def text(result: dict[str, Any]) -> str:
     told = result["content"][0]["text"]
     assert isinstance(told, str)
     return told
+
+
+def test_what_has_expired_is_not_read() -> None:
+    async def body(mesh: McpMesh) -> None:
+        await mesh.call("mesh_join", {"channel": "a", "cursor": "c"})
+        for said, expires_s in (("gone", 1e-9), ("here", 1000)):
+            await mesh.call("mesh_publish", {"channel": "a", "text": said, "expires_s": expires_s})
+        for given in ({"channel": "a"}, {"channel": "a", "offset": 0}):
+            read = (await mesh.call("mesh_read", given))["structuredContent"]
+            assert ([m["text"] for m in read["messages"]], read["next_offset"]) == (["here"], 2)
+        waited = (await mesh.call("mesh_wait", {"cursor": "c", "timeout_s": 5}))["structuredContent"]
+        assert [m["text"] for m in waited["messages"]] == ["here"]
+
+    run(body)
+
+
+def test_a_cursor_full_of_what_has_expired_goes_on() -> None:
+    inbox = Inbox(2, 1 << 20)
+    for expires_ms in (10, 20):
+        assert inbox.offer("a", Message("a", b"x", envelope=Envelope(expires_ms=expires_ms)))
+    assert not inbox.offer("a", Message("a", b"y"))
+    assert not inbox.drop_expired(9)
+    assert inbox.drop_expired(10)
+    assert inbox.offer("a", Message("a", b"y"))
+    assert [message.payload for _, message in inbox.take(9, 1 << 20)] == [b"x", b"y"]
 
 
 def test_what_is_published_is_read_with_all_it_came_with() -> None:
