@@ -22,11 +22,13 @@ from dragoman.adapters.a2a.rpc import check_media_type, serve_rpc
 from dragoman.adapters.a2a.streams import Streams
 from dragoman.adapters.a2a.wire import A2A_TYPE, JSON_TYPE, VERSION, JsonObject, parse
 from dragoman.adapters.serving.web import PRINCIPAL, agent_of, body
-from dragoman.routing.names import from_level, to_level
-from dragoman.routing.refusals import Refusal, RefusedError
+from dragoman.routing.names import from_level, shown, to_level
+from dragoman.routing.refusals import Reason, Refusal, RefusedError
 from dragoman.routing.words import TRACE
 
 if TYPE_CHECKING:
+    from aiohttp.typedefs import Middleware
+
     from dragoman.adapters.a2a.desk import Desk
     from dragoman.adapters.a2a.settings import A2aSettings
     from dragoman.broker.broker import Broker
@@ -59,7 +61,38 @@ def add_routes(app: web.Application, broker: Broker, settings: A2aSettings, desk
     for path in (push, push + "/{config}"):
         router.add_route("*", path, endpoint.rest("GetTaskPushNotificationConfig"))
     router.add_get(agent + "/.well-known/agent-card.json", endpoint.card)
+    app.middlewares.append(_in_own_words(base))
     app.on_shutdown.append(endpoint.stopped)
+
+
+def _in_own_words(base: str) -> Middleware:
+    """What no route of ours answers below ``base`` is refused in A2A's words as well: paths, methods, cards."""
+
+    @web.middleware
+    async def told(request: web.Request, handler: Answer) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (RefusedError, web.HTTPException) as error:
+            ours = request.path == base or request.path.startswith(base + "/")
+            said = _said(request, error) if ours else None
+            if said is None:
+                raise
+            response = _rest(request, said.rest(), said.status)
+            if isinstance(error, web.HTTPMethodNotAllowed):
+                response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+            return response
+
+    return told
+
+
+def _said(http: web.Request, error: RefusedError | web.HTTPException) -> A2aError | None:
+    if isinstance(error, RefusedError):
+        return refused(error.refusal)
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return refused(Refusal(Reason.TOO_LARGE, "the body is larger than this listener takes"))
+    if isinstance(error, web.HTTPNotFound | web.HTTPMethodNotAllowed):
+        return A2aError(Fault.METHOD_NOT_FOUND, f"there is no {http.method} {shown(http.path)}", status=error.status)
+    return None
 
 
 @final

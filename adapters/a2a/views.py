@@ -77,6 +77,11 @@ def state_of(call: Call) -> str:
     return _state(call.state, call.outcome.refusal if call.outcome is not None else None)
 
 
+def state_for(reason: Reason) -> str:
+    """The state of a task that was refused for it."""
+    return _OF_REASON.get(reason, FAILED)
+
+
 def changed_ms(call: Call) -> int:
     """When it came into that state."""
     return call.moved_ms
@@ -154,7 +159,7 @@ def part_of(payload: bytes, content_type: str | None) -> JsonObject:
 
 def _state(state: CallState, refusal: Refusal | None) -> str:
     if state is CallState.FAILED and refusal is not None:
-        return _OF_REASON.get(refusal.reason, FAILED)
+        return state_for(refusal.reason)
     return _OF_STATE[state]
 
 

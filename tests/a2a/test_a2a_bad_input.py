@@ -231,6 +231,13 @@ def test_media_types() -> None:
         ("DELETE", "/t1/tasks/none/pushNotificationConfigs/c", None, 400),
         ("GET", "/t1/extendedAgentCard", None, 400),
         ("GET", "/nobody/tasks", None, 404),
+        ("GET", "/nobody/.well-known/agent-card.json", None, 404),
+        ("GET", "/%ff/.well-known/agent-card.json", None, 400),
+        ("POST", "/mesh/nosuch", {}, 404),
+        ("GET", "/mesh/no/such", None, 404),
+        ("GET", "/mesh", None, 405),
+        ("GET", "", None, 405),
+        ("DELETE", "/mesh/message:send", None, 405),
     ],
 )
 def test_rest_errors(method: str, path: str, sent: Any, status: int) -> None:
@@ -240,6 +247,7 @@ def test_rest_errors(method: str, path: str, sent: Any, status: int) -> None:
         assert (got, headers["Content-Type"]) == (status, "application/a2a+json"), answer
         error = answer["error"]
         assert (error["code"], sorted(error)) == (status, ["code", "details", "message", "status"])
+        assert ("Allow" in headers) == (status == 405)
 
     run(body)
 

@@ -31,6 +31,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Value
 
 from dragoman.broker.call import Call
+from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.routing.cards import Skill
 
 BINDINGS = ["JSONRPC", "HTTP+JSON"]
@@ -172,6 +173,20 @@ def test_the_python_sdk_is_told_who_may() -> None:
                 await client.get_task(GetTaskRequest(id=item.task.id), context=bad)
 
     run(body)
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_the_python_sdk_is_told_why_not(binding: str) -> None:
+    async def body(mesh: A2aMesh) -> None:
+        mesh.add("t1")
+        async with httpx.AsyncClient(timeout=10) as http:
+            client = await connect(mesh, "t1", binding, streaming=False, http=http)
+            with pytest.raises(A2AClientError, match="403"):
+                _ = [item async for item in client.send_message(request("x"))]
+            with pytest.raises(A2AClientError, match="no task 'none'"):
+                await client.get_task(GetTaskRequest(id="none"))
+
+    run(body, GateSettings(rules=(RuleSettings(effect="deny", actions=("call",), filters=("#",)),)))
 
 
 @pytest.mark.parametrize("binding", BINDINGS)

@@ -35,6 +35,11 @@ address = "AGENT"
 name = "{USER}"
 tokens = ["{token_digest(TOKEN)}"]
 agents = {AGENTS}
+
+[[gate.rules]]
+effect = "deny"
+actions = ["publish"]
+filters = ["closed/#"]
 """
 
 

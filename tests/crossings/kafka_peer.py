@@ -125,6 +125,17 @@ class Kafka:
         finally:
             consumer.close()
 
+    def records(self, channel: str) -> list[Said]:
+        """All there are now, as a consumer from the beginning sees them."""
+        consumer = Consumer(settings(self._mesh, self.name, **{"group.id": "none", "enable.auto.commit": False}))
+        place = TopicPartition(topic_of(channel), 0, 0)
+        try:
+            consumer.assign([place])
+            low, high = consumer.get_watermark_offsets(place, PATIENCE_S)
+            return [said_of(polled(consumer)) for _ in range(low, high)]
+        finally:
+            consumer.close()
+
     def retained(self, channel: str) -> Said:
         raise AssertionError("Kafka has no word for newcomers")
 

@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from dragoman.adapters.a2a.errors import refused
+from dragoman.adapters.a2a.rpc import FORBIDDEN
+from dragoman.adapters.a2a.views import state_for
 from dragoman.adapters.kafka.errors import CODES as KAFKA_CODES
 from dragoman.adapters.mqtt import codes
 from dragoman.adapters.mqtt.mapping import CODES, PASSING, code_for
 from dragoman.adapters.serving.statuses import STATUS
-from dragoman.routing.refusals import Reason
+from dragoman.routing.refusals import Reason, Refusal
 from tests.crossings.table import (
     ANSWERED,
     ASKED,
@@ -86,12 +89,16 @@ def _refusals() -> str:
         "Kafka",
         "HTTP",
         "MCP",
+        "A2A JSON-RPC",
+        "A2A HTTP+JSON",
+        "A2A task",
     ]
     return _table(head, [_refusal(reason) for reason in Reason])
 
 
 def _refusal(reason: Reason) -> list[str]:
     said = CODES[reason]
+    a2a = refused(Refusal(reason, ""))
     ends = code_for(codes.CONNACK, reason), code_for(codes.DISCONNECT, reason)
     return [
         f"`{reason.value}`",
@@ -103,6 +110,9 @@ def _refusal(reason: Reason) -> list[str]:
         f"{int(KAFKA_CODES[reason])} {KAFKA_CODES[reason].name}",
         str(int(STATUS[reason])),
         f"`isError`, `{reason.value}: …`",
+        f"{a2a.fault.value.rpc}" + (f", HTTP {a2a.status}" if reason in FORBIDDEN else ""),
+        f"{a2a.status} {a2a.rest()['error']['status']}",
+        state_for(reason).removeprefix("TASK_STATE_").lower(),
     ]
 
 
@@ -143,6 +153,8 @@ SPECIAL: Final = """
 - A reader gets the lower of its own wish and the sender's. HTTP and MCP readers acknowledge by reading on.
 - A retained value is cleared by an empty payload or a tombstone that asks to be retained; to Kafka that is a null value
   with `mesh-retain`, to MQTT an empty payload.
+- What has expired before it is read is given to nobody, whatever it was said in. Kafka's consumers get it all the same,
+  with the `expires-at` it had: their records are not opened, and a reader decides. In a retained value it is gone.
 - A response topic below `mesh/me/` is made absolute on receipt (`mesh/to/{agent}/reply/…`), to mean the same to all.
 - The attributes `partitionkey` and `time` of a CloudEvent are the message's key and its sender's clock as well, unless
   it says those itself. A batch of events is refused: 415.
@@ -161,5 +173,7 @@ counted by reason, or ends the connection (`mqtt.denied_publish`); one that coul
 without an acknowledgement, so the client keeps it. QoS 0 in MQTT 5 has no acknowledgement and is treated likewise.
 A call by a verb hears its refusal as an error answer. MCP says a no as a tool error (`isError`, with the reason) or,
 for a request that is wrong in itself, as JSON-RPC -32602; what the web listener refuses before MCP is read (login,
-size, rate) is HTTP's.
+size, rate) is HTTP's, and so is a login that is refused before A2A is read. A2A names the reason in capitals in the
+details of an error (`ErrorInfo`, domain `dragoman`). A call that is refused once it is a task ends it in the state of
+the last column, with the reason in its status message.
 """

@@ -71,14 +71,19 @@ class Mqtt:
         self._ready: queue.Queue[int] = queue.Queue()
         self.client = self._connected(name, lambda _, __, message: self._seen[message.topic].put(message))
 
-    def _connected(self, name: str, on_message: Callable[..., None]) -> mqtt.Client:
+    def _connected(self, name: str, on_message: Callable[..., None], *, kept: bool = False) -> mqtt.Client:
         protocol = mqtt.MQTTv5 if self.version == 5 else mqtt.MQTTv311
-        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol)
+        clean = None if self.version == 5 else not kept
+        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, name, clean, protocol=protocol)
         client.on_subscribe = lambda *_: self._ready.put(1)
         client.on_connect = lambda *_: self._ready.put(1)
         client.on_message = on_message
         client.username_pw_set(USER, TOKEN)
-        client.connect(*self._address)
+        lasting = None
+        if kept and self.version == 5:
+            lasting = Properties(PacketTypes.CONNECT)
+            lasting.SessionExpiryInterval = 600
+        client.connect(*self._address, clean_start=not kept if self.version == 5 else 3, properties=lasting)
         client.loop_start()
         self._ready.get(timeout=PATIENCE_S)
         return client
@@ -138,6 +143,42 @@ class Mqtt:
         said.expires_s = getattr(properties, "MessageExpiryInterval", None)
         return said
 
+    def leave_standing(self, channel: str) -> None:
+        """Subscribes in a session that is kept, and goes away."""
+        client, _ = self._standing(channel)
+        client.subscribe(channel, qos=1)
+        self._ready.get(timeout=PATIENCE_S)
+        self._gone(client)
+
+    def come_back(self, channel: str) -> list[bytes]:
+        """What the kept session is given when it is taken up: all up to "here"."""
+        client, seen = self._standing(channel)
+        try:
+            return _until_here(seen)
+        finally:
+            self._gone(client)
+
+    def newcomer(self, channel: str) -> list[bytes]:
+        """What somebody is given who subscribes only now, before what is said then."""
+        seen: queue.Queue[mqtt.MQTTMessage] = queue.Queue()
+        client = self._connected(f"{self.name}-new", lambda _, __, message: seen.put(message))
+        try:
+            client.subscribe(channel, qos=1)
+            self._ready.get(timeout=PATIENCE_S)
+            client.publish(channel, b"here", 1)
+            return _until_here(seen)
+        finally:
+            self._gone(client)
+
+    def _standing(self, channel: str) -> tuple[mqtt.Client, queue.Queue[mqtt.MQTTMessage]]:
+        seen: queue.Queue[mqtt.MQTTMessage] = queue.Queue()
+        name = f"{self.name}-{channel.replace('/', '-')}"
+        return self._connected(name, lambda _, __, message: seen.put(message), kept=True), seen
+
+    def _gone(self, client: mqtt.Client) -> None:
+        client.disconnect()
+        client.loop_stop()
+
     def retained(self, channel: str) -> Said:
         seen: queue.Queue[mqtt.MQTTMessage] = queue.Queue()
         client = self._connected(f"{self.name}-late", lambda _, __, message: seen.put(message))
@@ -152,6 +193,13 @@ class Mqtt:
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+
+
+def _until_here(seen: queue.Queue[mqtt.MQTTMessage]) -> list[bytes]:
+    payloads: list[bytes] = []
+    while payloads[-1:] != [b"here"]:
+        payloads.append(bytes(seen.get(timeout=PATIENCE_S).payload))
+    return payloads
 
 
 class Http:
@@ -197,14 +245,15 @@ class Http:
         return {
             "page": from_json(message, HTTP_WORDS, time.time()),
             "raw": from_fields(*raw),
-            "event": from_json(self._event(path), HTTP_WORDS, time.time()),
+            "event": from_json(self.event(channel), HTTP_WORDS, time.time()),
         }
 
-    def _event(self, path: str) -> dict[str, Any]:
+    def event(self, channel: str) -> dict[str, Any]:
         """The first event of a stream from the beginning."""
+        path = f"/v1/channels/{quote(channel)}?start=earliest"
         connection = http.client.HTTPConnection(*self.address, timeout=PATIENCE_S)
         try:
-            connection.request("GET", f"{path}?start=earliest", headers={"Accept": "text/event-stream"})
+            connection.request("GET", path, headers={"Accept": "text/event-stream"})
             for line in connection.getresponse():
                 if line.startswith(b"data:"):
                     found = json.loads(line.removeprefix(b"data:"))
@@ -284,6 +333,10 @@ class Mcp:
 
     def listen(self, channel: str) -> None:
         self.tool("mesh_join", {"channel": channel, "cursor": channel})
+
+    def leave_standing(self, channel: str) -> None:
+        """A cursor that is read later."""
+        self.listen(channel)
 
     def see(self, channel: str) -> dict[str, Said]:
         (waited,) = self.tool("mesh_wait", {"cursor": channel, "timeout_s": PATIENCE_S})["messages"]
