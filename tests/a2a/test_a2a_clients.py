@@ -183,7 +183,7 @@ def test_the_python_sdk_is_told_why_not(binding: str) -> None:
             client = await connect(mesh, "t1", binding, streaming=False, http=http)
             with pytest.raises(A2AClientError, match="403"):
                 _ = [item async for item in client.send_message(request("x"))]
-            with pytest.raises(A2AClientError, match="no task 'none'"):
+            with pytest.raises(TaskNotFoundError, match="no task 'none'"):
                 await client.get_task(GetTaskRequest(id="none"))
 
     run(body, GateSettings(rules=(RuleSettings(effect="deny", actions=("call",), filters=("#",)),)))
