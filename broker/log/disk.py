@@ -6,17 +6,34 @@ Writing is for one thread; reading and removing may come from any.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from dragoman.broker.log.contract import LogError
 
 LOCK_NAME: Final = "lock"
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where there is no more room."""
 _READERS_MAX: Final = 64
+_NARROW_BYTES: Final = 1 << 20
+
+
+def what_failed(error: Exception, free_bytes: int = 1 << 63) -> str:
+    """What the system, or LMDB, said and what to do about it: the end of a sentence.
+
+    LMDB calls a short write an input/output error, and that is what it gets from a disk with all but no room.
+    """
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    full = any(os.strerror(number) in text for number in FULL)
+    if full or (os.strerror(errno.EIO) in text and free_bytes < _NARROW_BYTES):
+        return f"{text}; the disk is full: free some space there and do it again"
+    return f"{text}; look at the disk, and whether this user may write there"
 
 
 class Disk:
@@ -28,19 +45,26 @@ class Disk:
         self._readers: OrderedDict[str, int] = OrderedDict()
         self._guard = threading.Lock()
         self._lock_fd = -1
+        self._made: list[Path] = []
 
     def lock(self) -> None:
-        """Makes the folder if needed and claims it for this process. Raises ``LogError`` if another has it."""
+        """Makes the folder if needed and claims it for this process.
+
+        Raises ``LogError`` if another has it or it cannot be written; what was made by then is gone again.
+        """
+        path = self.folder / LOCK_NAME
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._make_folder()
+            ours = not path.exists()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise LogError(
-                f"the data folder {self.folder} cannot be written: {error.strerror}; "
-                "choose another with --data or give this user the right to write there"
-            ) from error
+            self._unmake_folder()
+            raise self._unwritable(error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # One that failed to begin may have removed the file we opened: then the name is somebody else's by now.
+            if not os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         except OSError as error:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
             os.close(descriptor)
@@ -48,9 +72,42 @@ class Disk:
                 f"the data folder {self.folder} is used by another process (pid {holder or 'unknown'}); "
                 "stop it, or choose another folder with --data"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            if ours:
+                os.unlink(path)
+            os.close(descriptor)
+            self._unmake_folder()
+            raise self._unwritable(error) from error
         self._lock_fd = descriptor
+
+    def unmake(self) -> None:
+        """Removes every file here, and the folder if ``lock`` made it: for one in which nothing became whole."""
+        with suppress(OSError):
+            for name in self.names():
+                self.remove(name)
+        self._unmake_folder()
+
+    def _make_folder(self) -> None:
+        missing = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
+        for place in reversed(missing):
+            place.mkdir(exist_ok=True)
+            self._made.insert(0, place)
+        if not self.folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.folder))
+
+    def _unmake_folder(self) -> None:
+        with suppress(OSError):
+            while self._made:
+                self._made.pop(0).rmdir()
+
+    def _unwritable(self, error: OSError) -> LogError:
+        file = next((place for place in (self.folder, *self.folder.parents) if place.exists()), self.folder)
+        if not file.is_dir():
+            return LogError(f"the data folder {self.folder} cannot be: {file} is a file, not a folder; name another")
+        return LogError(f"the data folder {self.folder} cannot be written: {what_failed(error)}; or name another")
 
     def names(self) -> dict[str, int]:
         """Every file and its size; a folder inside ours shows with size -1."""

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Final, final
 
 from dragoman.broker.log.contract import LogError
-from dragoman.broker.log.disk import Disk
+from dragoman.broker.log.disk import FULL, Disk
 from dragoman.broker.log.frames import (
     FRAME_HEAD_BYTES,
     SALT_BYTES,
@@ -40,7 +40,6 @@ from dragoman.broker.log.stored import FormatError
 from dragoman.routing.refusals import Reason, Refusal
 
 _NAME: Final = re.compile(r"journal-(\d{10})")
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SEARCH_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -162,7 +161,7 @@ def _write_whole(disk: Disk, name: str, offset: int, content: bytes) -> None:
 
 def _refusal(error: OSError, what: str) -> Refusal:
     text = f"the journal could not be {what}: {error.strerror or error}"
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return Refusal(Reason.STORAGE_FULL, f"{text}; free some space", retry_after_ms=1000)
     return Refusal(Reason.STORAGE_FAILED, f"{text}; look at the disk", retry_after_ms=1000)
 

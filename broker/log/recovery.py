@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, final
 
 from dragoman.broker.log.contract import EVERYTHING, LogError
-from dragoman.broker.log.disk import LOCK_NAME, Disk
+from dragoman.broker.log.disk import LOCK_NAME, Disk, what_failed
 from dragoman.broker.log.frames import SEGMENT_HEAD_BYTES, Frame, SegmentHead
 from dragoman.broker.log.hot import HotTail, Lane
 from dragoman.broker.log.journal import (
@@ -20,7 +20,7 @@ from dragoman.broker.log.journal import (
 )
 from dragoman.broker.log.rows import Reached
 from dragoman.broker.log.settings import LogSettings
-from dragoman.broker.log.store import STORE_NAME, Store
+from dragoman.broker.log.store import STORE_NAME, Store, StoreError
 
 FORMAT_NAME: Final = "format"
 FORMAT_VERSION: Final = 1
@@ -43,20 +43,30 @@ class Opened:
 
 
 def recover(disk: Disk, settings: LogSettings) -> Opened:
-    """Claims the folder and recovers it. Raises ``LogError``; then the folder is given up again."""
+    """Claims the folder and recovers it.
+
+    Raises ``LogError``; then the folder is given up again, and what was made in one that was empty is gone.
+    """
     disk.lock()
     store: Store | None = None
     opened: Opened | None = None
+    fresh = False
     try:
+        fresh = not set(disk.names()) - {LOCK_NAME}
         claim(disk)
         store = Store(settings.folder, settings.map_bytes)
         opened = _recover(disk, settings, store)
-    except OSError as error:
-        raise LogError(f"the data folder {disk.folder} cannot be recovered: {error.strerror or error}") from error
+    except (OSError, StoreError) as error:
+        why = what_failed(error, disk.free_bytes())
+        if fresh:
+            raise LogError(f"the data folder {disk.folder} cannot be begun: {why}") from error
+        raise LogError(f"the data folder {disk.folder} cannot be recovered now: {why}; nothing is lost") from error
     finally:
         if opened is None:
             if store is not None:
                 store.close()
+            if fresh:
+                disk.unmake()
             disk.close()
     return opened
 

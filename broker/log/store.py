@@ -47,7 +47,10 @@ _RECORDS_PER_READ: Final = 64
 
 @final
 class Store:
-    """One LMDB environment. ``move`` and what frees on the mover thread; reads from any thread."""
+    """One LMDB environment. ``move`` and what frees on the mover thread; reads from any thread.
+
+    Opening raises ``LogError``, or ``StoreError`` for what the disk refused.
+    """
 
     def __init__(self, folder: Path, map_bytes: int) -> None:
         path = folder / STORE_NAME
@@ -55,11 +58,23 @@ class Store:
             self.env = lmdb.Environment(
                 str(path), map_size=map_bytes, subdir=False, max_dbs=len(Table) + 8, max_readers=32, writemap=False
             )
+        except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
+            raise LogError(f"the state file {path} cannot be opened: {error}; restore a backup") from error
         except lmdb.Error as error:
             # Its address space is reserved as a whole, which a limit on virtual memory may forbid.
-            narrow = os.strerror(errno.ENOMEM) in str(error)
-            cure = "lower log.map_bytes or raise `ulimit -v`" if narrow else "restore a backup"
-            raise LogError(f"the state file {path} cannot be opened: {error}; {cure}") from error
+            if os.strerror(errno.ENOMEM) not in str(error):
+                raise
+            raise LogError(
+                f"the state file {path} cannot be opened: {error}; lower log.map_bytes or raise `ulimit -v`"
+            ) from error
+        self._freeing: set[int] = set()
+        try:
+            self._open_tables(path)
+        except BaseException:
+            self.env.close()
+            raise
+
+    def _open_tables(self, path: Path) -> None:
         self.meta_db = self.env.open_db(b"meta")
         self._check_version(path)
         self.lanes_db = self.env.open_db(b"lanes")
@@ -68,17 +83,13 @@ class Store:
         self.spans_db = self.env.open_db(b"spans")
         self.segments_db = self.env.open_db(b"segments")
         self.tables_db = {table: self.env.open_db(b"table-%d" % table) for table in Table}
-        self._freeing: set[int] = set()
         for number, (first, _, _, freed) in self.lanes():
             if freed < first:
                 self._freeing.add(number)
 
     def copy_to(self, path: Path) -> None:
-        """Writes a copy without free pages, as of now. Raises ``LogError``."""
-        try:
-            self.env.copy(str(path), compact=True)
-        except lmdb.Error as error:
-            raise LogError(f"{path} could not be written: {error}") from error
+        """Writes a copy without free pages, as of now. Raises ``StoreError``."""
+        self.env.copy(str(path), compact=True)
 
     def close(self) -> None:
         """Closes the environment."""
@@ -91,7 +102,6 @@ class Store:
                 txn.put(b"format", U64.pack(STORE_VERSION))
             elif U64.unpack(row)[0] > STORE_VERSION:
                 version = U64.unpack(row)[0]
-                self.env.close()
                 raise LogError(
                     f"{path} has format {version}; this program knows up to {STORE_VERSION}: use a newer one"
                 )

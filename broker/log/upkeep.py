@@ -6,18 +6,19 @@ A backup is a folder like any other: open it, or put it in the place of the lost
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from dragoman.broker.log.contract import LogError
-from dragoman.broker.log.disk import Disk
+from dragoman.broker.log.disk import LOCK_NAME, Disk, what_failed
 from dragoman.broker.log.disk_log import DiskLog
 from dragoman.broker.log.frames import SEGMENT_HEAD_BYTES
 from dragoman.broker.log.journal import head_of, scan_frames, segment_name, segments_in
 from dragoman.broker.log.recovery import claim, recover
 from dragoman.broker.log.settings import LogSettings
-from dragoman.broker.log.store import STORE_NAME, Store
+from dragoman.broker.log.store import STORE_NAME, Store, StoreError
 from dragoman.broker.log.stored import FormatError, unpack_batch
 from dragoman.broker.log.worker import Outcome, Worker
 
@@ -36,14 +37,10 @@ async def backup(log: DiskLog, target: Path) -> None:
     worker = Worker("log-backup", loop, threaded=log.settings.threads)
     try:
         async with log.files_kept() as store:
-            copy = Disk(target)
-            copy.lock()
-            try:
+            with _copy_at(target) as copy:
                 await _in(worker, lambda: _copy_store(store, copy))
                 last, end = log.safe_end()
                 await _in(worker, lambda: _copy_journal(log.disk, copy, last, end))
-            finally:
-                copy.close()
     finally:
         worker.stop()
 
@@ -52,20 +49,42 @@ def backup_folder(settings: LogSettings, target: Path) -> None:
     """Copies a log that is not running. Raises ``LogError``."""
     source = Disk(settings.folder)
     opened = recover(source, settings)
-    copy = Disk(target)
     try:
-        copy.lock()
-        _copy_store(opened.store, copy)
-        _copy_journal(source, copy, opened.journal.segment, opened.journal.bytes)
+        with _copy_at(target) as copy:
+            _copy_store(opened.store, copy)
+            _copy_journal(source, copy, opened.journal.segment, opened.journal.bytes)
     finally:
-        copy.close()
         opened.journal.close()
         opened.store.close()
         source.close()
 
 
+@contextmanager
+def _copy_at(target: Path) -> Iterator[Disk]:
+    """A new or empty folder for a copy, which is whole at the end or was never there. Raises ``LogError``."""
+    copy = Disk(target)
+    copy.lock()
+    try:
+        strangers = sorted(set(copy.names()) - {LOCK_NAME})
+        if strangers:
+            raise LogError(f"{target} is not empty (it holds {strangers[0]!r}); choose a new folder for the backup")
+        try:
+            yield copy
+        except BaseException as error:
+            free_bytes = copy.free_bytes()
+            copy.unmake()
+            if isinstance(error, (OSError, StoreError)):
+                raise LogError(f"nothing was copied to {target}: {what_failed(error, free_bytes)}") from error
+            raise
+    finally:
+        copy.close()
+
+
 def compact(settings: LogSettings) -> tuple[int, int]:
-    """Rewrites the LMDB file of a log that is not running without its free pages. Bytes before and after."""
+    """Rewrites the LMDB file of a log that is not running without its free pages. Bytes before and after.
+
+    Raises ``LogError``; then the file is as it was.
+    """
     disk = Disk(settings.folder)
     opened = recover(disk, settings)
     new = STORE_NAME + ".new"
@@ -73,8 +92,14 @@ def compact(settings: LogSettings) -> tuple[int, int]:
         if new in disk.names():
             disk.remove(new)
         before = disk.names()[STORE_NAME]
-        opened.store.copy_to(settings.folder / new)
-        disk.flush(new)
+        try:
+            opened.store.copy_to(settings.folder / new)
+            disk.flush(new)
+        except (OSError, StoreError) as error:
+            why = what_failed(error, disk.free_bytes())
+            with suppress(OSError):
+                disk.remove(new)
+            raise LogError(f"{disk.folder} was not compacted and is as it was: {why}") from error
         opened.store.close()
         disk.put_in_place(STORE_NAME, by=new)
         disk.flush_folder()
@@ -128,9 +153,6 @@ def _damaged_settled(store: Store) -> list[str]:
 
 
 def _copy_store(store: Store, copy: Disk) -> None:
-    strangers = sorted(set(copy.names()) - {"lock"})
-    if strangers:
-        raise LogError(f"{copy.folder} is not empty (it holds {strangers[0]!r}); choose a new folder for the backup")
     claim(copy)
     store.copy_to(copy.folder / STORE_NAME)
     copy.flush(STORE_NAME)
@@ -163,8 +185,6 @@ async def _in(worker: Worker, job: _Job) -> None:
     def report(outcome: Outcome[None]) -> None:
         if outcome.error is None:
             done.set_result(None)
-        elif isinstance(outcome.error, OSError):
-            done.set_exception(LogError(f"the backup failed: {outcome.error}"))
         else:
             done.set_exception(outcome.error)
 

@@ -6,65 +6,22 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from log_bench import FULL, Opened, bundled, facts, said
+from small_log import fill, play, settings_for
 
-from dragoman.broker.clock import ManualClock
 from dragoman.broker.log import upkeep
 from dragoman.broker.log.contract import EVERYTHING, LogError, Table
 from dragoman.broker.log.disk_log import DiskLog
 from dragoman.broker.log.frames import pack_frame
 from dragoman.broker.log.hot import HotTail, Lane
-from dragoman.broker.log.settings import LogSettings
 from dragoman.broker.log.store import Store
 from dragoman.broker.log.stored import KIND_KAFKA, KIND_NATIVE, batch_at, unpack_batch
 from dragoman.broker.log.weight import weight
 from dragoman.routing.message import Entry, Message, end_of
-
-
-def settings_for(folder: Path) -> LogSettings:
-    return LogSettings(
-        folder=folder,
-        budget_bytes=1 << 26,
-        headroom_bytes=0,
-        reserve_free_bytes=0,
-        segment_bytes=4096,
-        journal_bytes_max=1 << 30,
-        settle_live_percent=0,
-        map_bytes=1 << 28,
-        threads=False,
-    )
-
-
-def play(
-    settings: LogSettings, scene: Callable[[Opened, DiskLog], Coroutine[Any, Any, None]], *, kill: bool = False
-) -> None:
-    async def main() -> None:
-        log = DiskLog(settings, ManualClock())
-        opened = Opened(log)
-        try:
-            await scene(opened, log)
-        finally:
-            log.halt() if kill else await log.close()
-
-    asyncio.run(main())
-
-
-async def fill(opened: Opened, numbers: range, offsets: range, size: int = 100) -> list[Message]:
-    """Appends to every channel in turn, one commit for each offset."""
-    given = []
-    for offset in offsets:
-        for number in numbers:
-            message = said(number, offset, b"%d/%d " % (number, offset) + b"x" * size)
-            opened.append(message)
-            given.append(message)
-        await opened.log.committed()  # type: ignore[attr-defined]
-    return given
 
 
 def journal_files(folder: Path) -> list[str]:
@@ -259,7 +216,7 @@ def refused(folder: Path) -> str:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    assert "cannot be written" in refused(tmp_path / "file" / "log")
+    assert "file is a file, not a folder" in refused(tmp_path / "file" / "log")
 
 
 def test_a_folder_that_is_not_ours(tmp_path: Path) -> None:
