@@ -5,11 +5,12 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from dragoman.adapters.a2a.wire import JsonObject
+from dragoman.adapters.serving.json_in import shallow
 from dragoman.broker.call import Call, CallEvent, CallState, Kind
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -147,7 +148,7 @@ def part_of(payload: bytes, content_type: str | None) -> JsonObject:
         except (msgspec.DecodeError, RecursionError):
             pass
         else:
-            if _shallow(value):
+            if shallow(value, DEPTH_MAX):
                 return {"data": value, "mediaType": content_type or "application/json"}
     if kind and not json_like and not kind.startswith("text/"):
         return {"raw": b64encode(payload).decode("ascii"), "mediaType": content_type}
@@ -211,17 +212,3 @@ def _artifacts(call: Call) -> list[JsonObject]:
         if known is not artifact:
             known["parts"] += artifact["parts"]
     return list(found.values())
-
-
-def _shallow(value: Any) -> bool:
-    level = [value]
-    for _ in range(DEPTH_MAX):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return True
-    return False

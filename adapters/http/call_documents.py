@@ -8,6 +8,7 @@ import msgspec
 
 from dragoman.adapters.http.documents import Document, Request, text_or_base64
 from dragoman.adapters.serving import problems
+from dragoman.adapters.serving.json_in import read_json
 
 if TYPE_CHECKING:
     from dragoman.broker.call import Call, CallEvent
@@ -135,7 +136,7 @@ def _value(payload: bytes | None, content_type: str | None) -> tuple[object, str
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind in _JSON or kind.endswith("+json"):
         try:
-            return msgspec.json.decode(payload), None, None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            pass
+            return read_json(payload, object), None, None
+        except msgspec.DecodeError:
+            pass  # what it was said to be it is not, or nobody could read it: as it came
     return msgspec.UNSET, *text_or_base64(payload)

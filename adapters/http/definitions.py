@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from dragoman.adapters.http.documents import Document, Request
+from dragoman.adapters.serving.json_in import read_json
 from dragoman.adapters.serving.web import PRINCIPAL, agent_of, body
 from dragoman.routing.names import check_agent, check_name, from_level, from_path, shown
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
@@ -168,10 +169,10 @@ class Exchange:
         """The body as the document the route is declared to take. Raises RefusedError."""
         text = await body(self.request)
         try:
-            return msgspec.json.decode(text, type=kind)
+            return read_json(text, kind)
         except msgspec.ValidationError as error:
             raise invalid(f"the body does not fit: {error}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except msgspec.DecodeError as error:
             raise invalid(f"the body is not JSON: {error}") from None
 
 

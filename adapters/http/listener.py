@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Sequence
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 from aiohttp import web
 
+from dragoman.adapters.serving.complaints import Complaints
 from dragoman.adapters.serving.sockets import bound_address
 from dragoman.adapters.serving.web_connection import WebConnection, turn_out
 
 if TYPE_CHECKING:
     from dragoman.adapters.http.surface import Surface
     from dragoman.adapters.serving.limits import ConnectionLimits
+
+
+logger = logging.getLogger(__name__)
 
 
 class Door(NamedTuple):
@@ -39,6 +44,7 @@ class Listener:
         self._doors = doors
         self._grace_s = grace_s
         self._wire = surface.broker.metrics.wire("http")
+        self._complaints = Complaints("http", logger, surface.broker.timers)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=grace_s)
         self._servers: list[asyncio.Server] = []
         surface.broker.bans.follow(lambda ban: turn_out(self._runner.server, ban))
@@ -52,7 +58,9 @@ class Listener:
         for door in self._doors:
             for sock in door.sockets:
                 made = await loop.create_server(
-                    lambda: WebConnection(server, self._limits, self._wire), sock=sock, ssl=door.tls
+                    lambda: WebConnection(server, self._limits, self._wire, self._complaints),
+                    sock=sock,
+                    ssl=door.tls,
                 )
                 self._servers.append(made)
         first = self._doors[0]

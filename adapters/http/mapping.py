@@ -24,6 +24,7 @@ from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
+from dragoman.adapters.serving.json_in import read_json
 from dragoman.adapters.serving.problems import MediaTypeError
 from dragoman.routing.events import event_facts
 from dragoman.routing.message import EMPTY, NEVER, Envelope, Header, Message, parse_id
@@ -217,8 +218,8 @@ def _event_value(field: str, value: str) -> str:
 def _structured(body: bytes) -> dict[str, str]:
     """The attributes of an event in JSON. Those that are no text are written as the specification's types are."""
     try:
-        event = msgspec.json.decode(body, type=dict[str, object])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        event = read_json(body, dict[str, object])
+    except msgspec.MsgspecError as error:
         raise _invalid(f"the body is no CloudEvent in JSON: {error}") from None
     attributes: dict[str, str] = {}
     for name, value in event.items():

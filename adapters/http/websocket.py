@@ -18,7 +18,7 @@ import asyncio
 import base64
 import binascii
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -27,6 +27,7 @@ from dragoman.adapters.http.documents import MessageDocument, message_document
 from dragoman.adapters.http.publishing import kept, publish
 from dragoman.adapters.http.session import Delivery, Gap, StreamSession
 from dragoman.adapters.serving import problems
+from dragoman.adapters.serving.json_in import read_json
 from dragoman.broker.subscription import Place, Start, Subscription
 from dragoman.routing.message import NEVER, Envelope, Header, Message, parse_id
 from dragoman.routing.names import shown
@@ -83,6 +84,11 @@ class Publish(Frame, tag="publish"):
     cause: str | None = None
     key: str | None = None
     expires_ms: int | None = None
+
+
+Order: TypeAlias = Subscribe | Unsubscribe | Publish
+_ORDERS: Final[Any] = Order
+"""Python has no name for the type of a union."""
 
 
 class Said(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="type"):
@@ -175,8 +181,8 @@ class Conversation:
 
     async def _obey(self, text: str) -> Said:
         try:
-            order = msgspec.json.decode(text, type=Subscribe | Unsubscribe | Publish)
-        except (msgspec.MsgspecError, UnicodeError) as error:
+            order: Order = read_json(text, _ORDERS)
+        except msgspec.MsgspecError as error:
             return _wrong(Refusal(Reason.ARGUMENTS_INVALID, f"this frame is not understood: {error}"), _ref_of(text))
         try:
             match order:
@@ -259,8 +265,8 @@ def _wrong(refusal: Refusal, ref: Ref) -> Wrong:
 def _ref_of(text: str) -> Ref:
     """The ref of a frame that does not fit, so that the client knows which; None if it is not even JSON."""
     try:
-        return msgspec.json.decode(text, type=Misfit).ref
-    except (msgspec.MsgspecError, UnicodeError):
+        return read_json(text, Misfit).ref
+    except msgspec.MsgspecError:
         return None
 
 

@@ -168,8 +168,7 @@ class Connection(asyncio.BufferedProtocol):
             why = "the peer speaks HTTP and this is Kafka's port"
         else:
             why = f"a request of {length} bytes; at most {session.request_bytes_max} are taken"
-        session.realm.say("kafka connection cut: %s", why, session)
-        session.realm.counters.errors += 1
+        session.realm.complain("connection cut", why, session)
         self.abort()
         self._closing = True
         return True

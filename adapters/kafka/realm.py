@@ -9,6 +9,7 @@ from dragoman.adapters.kafka.agents import Agents
 from dragoman.adapters.kafka.groups import Groups
 from dragoman.adapters.kafka.names import Names, listed
 from dragoman.adapters.kafka.synthesis import Synthesis
+from dragoman.adapters.serving.complaints import Complaints
 from dragoman.broker.identity import mesh_id
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Realm:
         self.topics = broker.topics
         self.gate = broker.gate
         self.counters = broker.metrics.wire("kafka")
+        self.complaints = Complaints("kafka", logger, broker.timers)
         self.authenticator = authenticator
         self.settings = settings
         self.advertised = advertised
@@ -61,6 +63,13 @@ class Realm:
         topic = listed(name)
         if topic is not None:
             self.groups.on_topic_deleted(topic)
+
+    def complain(self, what: str, detail: str, session: KafkaSession) -> None:
+        """A peer has broken the protocol: counted each time, and one line for the operator about its connection."""
+        self.counters.errors += 1
+        if not session.complained_of:
+            session.complained_of = True
+            self.complaints.say(what, detail, peer=session.peer, client=session.client)
 
     def say(self, event: str, detail: str, session: KafkaSession) -> None:
         """One line for the operator about a connection; text from peers only in the fields."""

@@ -125,6 +125,7 @@ class KafkaSession:
         self.client = ""
         self.closing = False
         self.admitted = False
+        self.complained_of = False
         self.seen_ms = realm.core.clock.monotonic_ms()
         #: the SASL mechanism that was agreed on, until it has been used
         self.mechanism: str | None = None
@@ -240,8 +241,7 @@ class KafkaSession:
         try:
             shape = codec.decode_request(head.api_key, head.api_version, request[head.length :])
         except WireError as error:
-            self.realm.counters.errors += 1
-            self.realm.say("kafka request refused: %s", str(error), self)
+            self.realm.complain("request refused", str(error), self)
             ask = Ask(self, head, None, len(request))
             self._asks.append(ask)
             ask.error(ErrorCode.INVALID_REQUEST)
@@ -258,8 +258,7 @@ class KafkaSession:
         self._regulate()
 
     def _cut(self, why: str) -> None:
-        self.realm.counters.errors += 1
-        self.realm.say("kafka connection cut: %s", why, self)
+        self.realm.complain("connection cut", why, self)
         self.closing = True
         self._wire.wake()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any, Final, final
 from urllib.parse import quote
@@ -13,6 +12,7 @@ from yarl import URL
 
 from dragoman.adapters.links.a2a_cards import HTTP_JSON, Interface
 from dragoman.adapters.serving.a2a_forms import JSON_TYPE, FormError, JsonObject, member, objects
+from dragoman.adapters.serving.json_in import strict_json
 from dragoman.routing.refusals import Reason
 
 CONNECT_S: Final = 10.0
@@ -184,8 +184,8 @@ async def _body(got: aiohttp.ClientResponse, bytes_max: int, what: str) -> bytes
 
 def _parsed(body: bytes) -> object:
     try:
-        parsed: object = json.loads(body)
-    except (ValueError, RecursionError):
+        parsed: object = strict_json(body)
+    except ValueError:
         raise FormError(f"what it says is no JSON: {body[:200].decode(errors='replace')!r}") from None
     return parsed
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import binascii
 import json
 from base64 import b64decode
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from dragoman.adapters.serving.answers import Answer, plain
+from dragoman.adapters.serving.json_in import strict_json
 from dragoman.routing.cards import DESCRIPTION_CHARS_MAX, LINKED, NAME_CHARS_MAX, Card, parse_card
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -56,8 +58,8 @@ def arguments_of(payload: bytes) -> dict[str, Any] | Refusal:
     if not payload.strip():
         return {}
     try:
-        given = json.loads(payload)
-    except (ValueError, RecursionError):
+        given = strict_json(payload)
+    except ValueError:
         return Refusal(Reason.ARGUMENTS_INVALID, "an MCP tool takes a JSON object, and these arguments are no JSON")
     if not isinstance(given, dict):
         return Refusal(Reason.ARGUMENTS_INVALID, "an MCP tool takes a JSON object as its arguments")
@@ -91,7 +93,8 @@ def _answer(result: CallToolResult) -> Answer:
         structured = result.structured_content
         # A text that says the same is the server's own spelling of it.
         same = len(blocks) == 1 and len(texts) == 1 and _says(texts[0], structured)
-        return Answer(texts[0].encode(errors="replace") if same else _json(structured), JSON_TYPE)
+        with suppress(ValueError, RecursionError):  # a number beyond numbers: what the blocks say is left
+            return Answer(texts[0].encode(errors="replace") if same else _json(structured), JSON_TYPE)
     if len(blocks) == 1:
         single = _single(blocks[0])
         if single is not None:
@@ -149,4 +152,4 @@ def _says(text: str, value: object) -> bool:
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(errors="replace")

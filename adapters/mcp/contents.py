@@ -9,13 +9,11 @@ import json
 from typing import Any, Final
 
 from dragoman.adapters.mcp.kernel import JsonObject
+from dragoman.adapters.serving.json_in import shallow, strict_json
 from dragoman.routing.refusals import Refusal
 from dragoman.routing.words import base64_of, text_of
 
 BINARY: Final = "application/octet-stream"
-
-DEPTH_MAX: Final = 200
-"""Levels of an answer that is also given as structured content. Pydantic writes 255, and the result has some itself."""
 
 
 def resource_json(uri: str, payload: bytes, content_type: str | None) -> JsonObject:
@@ -47,22 +45,14 @@ def answer_result(payload: bytes | None, content_type: str | None, uri: str) -> 
 
 
 def object_of(text: str) -> dict[str, Any] | None:
-    """The JSON object a text is; None if it is anything else, or nested so deeply that it cannot go into a result."""
+    """The JSON object a text is; None if it is anything else, or cannot go into a result: too deep, or no number."""
     if text.lstrip()[:1] != "{":
         return None
     try:
         value = strict_json(text)
     except ValueError:
         return None
-    return value if isinstance(value, dict) and _shallow(value) else None
-
-
-def strict_json(text: str | bytes) -> Any:
-    """Decoded JSON. Raises ValueError for all that is none: also NaN, and what is nested beyond reading."""
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return value if isinstance(value, dict) and shallow(value) else None
 
 
 def mesh_result(outcome: JsonObject) -> JsonObject:
@@ -90,22 +80,3 @@ def encodable(value: object) -> bool:
     except (UnicodeEncodeError, RecursionError):
         return False
     return True
-
-
-def _shallow(value: object) -> bool:
-    """Whether nothing in a JSON value is nested deeper than ``DEPTH_MAX``."""
-    level = [value]
-    for _ in range(DEPTH_MAX):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return True
-    return False
-
-
-def _refuse_constant(constant: str) -> object:
-    raise ValueError(f"{constant} is not JSON")

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, final
 
-from dragoman.adapters.mcp.contents import strict_json
 from dragoman.adapters.mcp.kernel import (
     HANDSHAKE_VERSIONS,
     INVALID_REQUEST,
@@ -22,6 +21,7 @@ from dragoman.adapters.mcp.kernel import (
     RequestId,
     RpcError,
 )
+from dragoman.adapters.serving.json_in import strict_json
 
 SESSION_HEADER: Final = "mcp-session-id"
 JSON_TYPE: Final = "application/json"

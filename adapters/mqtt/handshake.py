@@ -254,10 +254,15 @@ def wants_problems(session: MqttSession) -> bool:
 
 
 def reject(session: MqttSession, code: int, detail: str) -> None:
-    """Says no to a CONNECT, if there was one, and closes (§4.13.1: before it, nothing is said)."""
+    """Says no to a CONNECT, and closes."""
     if session.phase is Phase.CLOSED:
         return
     session.realm.say("mqtt client not taken in: %s", detail, session)
+    turn_away(session, code, detail)
+
+
+def turn_away(session: MqttSession, code: int, detail: str) -> None:
+    """Closes a connection that is not open, with a CONNACK if there was a CONNECT (§4.13.1: before it, nothing)."""
     if session.decoder.version:
         version = session.decoder.version
         if version == 5:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mqtt.standing import Standings
 from dragoman.adapters.mqtt.traffic import Traffic
+from dragoman.adapters.serving.complaints import Complaints
 from dragoman.broker.bans import CLIENT, Ban
 from dragoman.broker.rates import Limiter
 
@@ -30,6 +31,7 @@ class Realm:
         self.metrics = broker.metrics
         self.counters = broker.metrics.wire("mqtt")
         self.traffic = Traffic()
+        self.complaints = Complaints("mqtt", logger, broker.timers)
         self.authenticator = authenticator
         self.settings = settings
         self.standings = Standings(broker, settings, authenticator.named)
@@ -50,6 +52,12 @@ class Realm:
         standing = self.standings.by_client.get(ban.who) if ban.kind == CLIENT else None
         if standing is not None and standing.connection is not None:
             standing.connection.close(ban.refusal())
+
+    def complain(self, detail: str, session: MqttSession) -> None:
+        """A peer has broken the protocol and is cut off: counted, and one line for the operator."""
+        self.counters.errors += 1
+        client = session.standing.client_id or (session.connect.client_id if session.connect is not None else "")
+        self.complaints.say("connection closed", detail, peer=session.peer, client=client)
 
     def say(self, event: str, detail: str, session: MqttSession) -> None:
         """One line for the operator about a connection; text from peers only in the fields."""

@@ -510,10 +510,9 @@ class MqttSession:
 
     def fail(self, error: ProtocolError) -> None:
         """The peer broke the protocol, or there is no other way to say no: says why if it can, and closes."""
-        self.realm.counters.errors += 1
-        self.realm.say("mqtt connection closed: %s", error.detail, self)
+        self.realm.complain(error.detail, self)
         if self.phase is Phase.NEW or self.phase is Phase.CHECKING:
-            handshake.reject(self, error.code, error.detail)
+            handshake.turn_away(self, error.code, error.detail)
             return
         self.end(error.code, error.detail)
 

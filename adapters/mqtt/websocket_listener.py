@@ -67,7 +67,9 @@ class WebSocketListener:
         await self._server.shutdown(max(deadline_s, 0.001))
 
     def _connection(self, arrival: Arrival | None) -> WebConnection:
-        connection = WebConnection(self._server, self._limits, self._realm.counters, arrival, self._full)
+        connection = WebConnection(
+            self._server, self._limits, self._realm.counters, self._realm.complaints, arrival, self._full
+        )
         # Nobody has shown who it is before CONNECT: the time for that begins with the connection.
         connect_ms = int(self._limits.settings.connect_deadline_s * 1000)
         self._waiting[connection] = self._realm.broker.timers.after(connect_ms, self._too_late, connection)

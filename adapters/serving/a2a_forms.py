@@ -11,6 +11,7 @@ from binascii import Error as Base64Error
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dragoman.adapters.serving.answers import Answer
+from dragoman.adapters.serving.json_in import strict_json
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def part_of(payload: bytes, content_type: str | None) -> JsonObject:
     except UnicodeDecodeError:
         return {"raw": b64encode(payload).decode(), "mediaType": content_type or BINARY_TYPE}
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = strict_json(text)
+    except ValueError:
         value = None
     # A lone number or word is as likely to be text that looks like JSON, and null is absent to some readers.
     if isinstance(value, dict | list):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast, final
@@ -17,29 +16,30 @@ from dragoman.adapters.serving.web import HANDLER_OPTIONS
 from dragoman.broker.bans import Ban, covers
 
 if TYPE_CHECKING:
+    from dragoman.adapters.serving.complaints import Complaints
     from dragoman.adapters.serving.limits import ConnectionLimits
     from dragoman.broker.metrics import Wire
-
-logger = logging.getLogger(__name__)
 
 
 @final
 class WebConnection(web.RequestHandler):
     """One connection, counted against the limits of the whole mesh. ``full`` is asked whether there is room for it."""
 
-    __slots__ = ("_full", "_limits", "_wire", "arrival")
+    __slots__ = ("_complaints", "_full", "_limits", "_wire", "arrival")
 
     def __init__(
         self,
         server: web.Server,
         limits: ConnectionLimits,
         wire: Wire,
+        complaints: Complaints,
         arrival: Arrival | None = None,
         full: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **HANDLER_OPTIONS)
         self._limits = limits
         self._wire = wire
+        self._complaints = complaints
         self._full = full
         self.arrival = arrival
 
@@ -71,10 +71,9 @@ class WebConnection(web.RequestHandler):
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         self._wire.errors += 1
-        peer = self.arrival.host if self.arrival is not None else ""
-        logger.info("malformed request", extra={"peer": peer, "kind": type(exc).__name__})
         long = isinstance(exc, LineTooLong)
         detail = "the address or a header is longer than 8,190 bytes" if long else "this is not HTTP as it is defined"
+        self._complaints.say("connection closed", detail, peer=self.arrival.text if self.arrival is not None else "")
         response = respond_with(Problem("about:blank", HTTPStatus(status).phrase, status, detail))
         response.force_close()
         return response
