@@ -68,11 +68,13 @@ class Store:
                 f"the state file {path} cannot be opened: {error}; lower log.map_bytes or raise `ulimit -v`"
             ) from error
         self._freeing: set[int] = set()
+        whole = False
         try:
             self._open_tables(path)
-        except BaseException:
-            self.env.close()
-            raise
+            whole = True
+        finally:
+            if not whole:
+                self.env.close()
 
     def _open_tables(self, path: Path) -> None:
         self.meta_db = self.env.open_db(b"meta")

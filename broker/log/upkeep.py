@@ -64,19 +64,19 @@ def _copy_at(target: Path) -> Iterator[Disk]:
     """A new or empty folder for a copy, which is whole at the end or was never there. Raises ``LogError``."""
     copy = Disk(target)
     copy.lock()
+    ours = whole = False
     try:
         strangers = sorted(set(copy.names()) - {LOCK_NAME})
         if strangers:
             raise LogError(f"{target} is not empty (it holds {strangers[0]!r}); choose a new folder for the backup")
-        try:
-            yield copy
-        except BaseException as error:
-            free_bytes = copy.free_bytes()
-            copy.unmake()
-            if isinstance(error, (OSError, StoreError)):
-                raise LogError(f"nothing was copied to {target}: {what_failed(error, free_bytes)}") from error
-            raise
+        ours = True
+        yield copy
+        whole = True
+    except (OSError, StoreError) as error:
+        raise LogError(f"nothing was copied to {target}: {what_failed(error, copy.free_bytes())}") from error
     finally:
+        if ours and not whole:
+            copy.unmake()
         copy.close()
 
 

@@ -77,7 +77,7 @@ def test_what_no_json_can_say_again_stays_text(odd: str) -> None:
     result = answer_result(odd.encode(), "application/json", "x:y")
     assert ("structuredContent" in result, result["content"]) == (False, [{"type": "text", "text": odd}])
     assert part_of(odd.encode(), "application/json") == {"text": odd, "mediaType": "application/json"}
-    assert a2a_forms._part(odd.encode(), "application/json") == {"text": odd, "mediaType": "application/json"}
+    assert a2a_forms.part_of(odd.encode(), "application/json") == {"text": odd, "mediaType": "application/json"}
     assert isinstance(mcp_forms.arguments_of(odd.encode()), Refusal)
     with pytest.raises(FormError, match="no JSON"):
         a2a_wire._parsed(odd.encode())
