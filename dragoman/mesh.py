@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
 from dragoman import __version__
+from dragoman.adapters.serving.binding import Bound
 from dragoman.adapters.serving.credentials import Authenticator, hash_password, new_token, scram_verifier
 from dragoman.adapters.serving.limits import ConnectionLimits
 from dragoman.adapters.serving.settings import LISTENERS
-from dragoman.adapters.serving.sockets import ListenError, bound_address, listen, parse_address
+from dragoman.adapters.serving.sockets import OFF, ListenError, parse_address
 from dragoman.broker.broker import Broker
 from dragoman.broker.clock import SystemClock
 from dragoman.broker.gate import Gate
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from dragoman.adapters.a2a.desk import Desk
     from dragoman.adapters.mqtt.listener_settings import ListenerSettings
     from dragoman.adapters.mqtt.realm import Realm
-    from dragoman.adapters.serving.unix_sockets import UnixSocket
     from dragoman.broker.log.contract import Log
     from dragoman.broker.log.disk_log import DiskLog
 
@@ -85,8 +85,7 @@ class Mesh:
         self.config = config or Config()
         self.addresses: dict[str, str] = {}
         self._listeners: list[Listener] = []
-        self._sockets: list[socket.socket] = []
-        self._unix_sockets: list[UnixSocket] = []
+        self._bound: dict[str, Bound] = {}
         self._broker: Broker | None = None
         self._authenticator: Authenticator | None = None
         self._disk: DiskLog | None = None
@@ -156,12 +155,9 @@ class Mesh:
         for listener in self._listeners:
             await listener.stop(grace_s)
         self._listeners = []
-        for sock in self._sockets:
-            sock.close()
-        for unix_socket in self._unix_sockets:
-            unix_socket.close()
-        self._sockets = []
-        self._unix_sockets = []
+        for bound in self._bound.values():
+            bound.close()
+        self._bound = {}
         if self._authenticator is not None:
             self._authenticator.close()
         if broker is not None:
@@ -272,34 +268,13 @@ class Mesh:
 
     def _bind(self) -> dict[str, list[socket.socket]]:
         """Takes the ports first: whether they are free is known before anything is opened or written."""
-        bound: dict[str, list[socket.socket]] = {}
-        for name in LISTENERS:
-            address = parse_address(getattr(self.config.listen, name))
-            if address is None:
-                continue
-            sockets = listen(address, self.config.limits.backlog)
-            self._sockets.extend(sockets)
-            bound[name] = sockets
-            self.addresses[name] = str(bound_address(sockets[0]))
-        for listener in self.config.mqtt.listeners:
-            bound[listener.name] = self._bind_named(listener)
-        return bound
-
-    def _bind_named(self, settings: ListenerSettings) -> list[socket.socket]:
-        backlog = self.config.limits.backlog
-        if settings.unix is not None:
-            from dragoman.adapters.serving.unix_sockets import UnixSocket
-
-            made = UnixSocket(settings.unix, int(settings.socket_mode, 8), backlog)
-            self._unix_sockets.append(made)
-            self.addresses[settings.name] = settings.address
-            return [made.socket]
-        address = parse_address(settings.address)
-        assert address is not None, "a listener that is off is left out"
-        sockets = listen(address, backlog)
-        self._sockets.extend(sockets)
-        self.addresses[settings.name] = str(bound_address(sockets[0]))
-        return sockets
+        listen = self.config.listen
+        wanted = [(name, getattr(listen, name), 0) for name in LISTENERS if getattr(listen, name) != OFF]
+        wanted += [(each.name, each.address, int(each.socket_mode, 8)) for each in self.config.mqtt.listeners]
+        for name, address, mode in wanted:
+            self._bound[name] = bound = Bound(address, self.config.limits.backlog, mode)
+            self.addresses[name] = bound.address
+        return {name: bound.sockets for name, bound in self._bound.items()}
 
     def _build(self, bound: dict[str, list[socket.socket]]) -> list[Listener]:
         limits = ConnectionLimits(self.config.limits, self.broker.bans)

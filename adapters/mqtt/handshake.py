@@ -13,7 +13,8 @@ from dragoman.adapters.mqtt.packets import Connect, Disconnect, Packet
 from dragoman.adapters.mqtt.phase import Phase
 from dragoman.adapters.mqtt.properties import Properties
 from dragoman.adapters.mqtt.standing import NEVER_S
-from dragoman.adapters.serving.credentials import Certificate, Credentials
+from dragoman.adapters.serving.certificates import Certificate
+from dragoman.adapters.serving.credentials import Credentials
 from dragoman.broker.identity import MESH_SELF, mesh_id
 from dragoman.broker.principal import Principal
 from dragoman.routing.names import check_agent

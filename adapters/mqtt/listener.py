@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, cast, final
 from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.session import MqttSession
 from dragoman.adapters.mqtt.vigil import Vigil
+from dragoman.adapters.serving.certificates import certificate_names
 from dragoman.adapters.serving.entrance import Arrival, Entrance, arrival_on
-from dragoman.adapters.serving.tls import certificate_names
 from dragoman.broker.bans import Ban, covers
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from aiohttp import hdrs, web
 
 from dragoman.adapters.mqtt.websocket import carry
 from dragoman.adapters.serving import problems
+from dragoman.adapters.serving.certificates import certificate_names
 from dragoman.adapters.serving.entrance import Arrival, Entrance
-from dragoman.adapters.serving.tls import certificate_names
 from dragoman.adapters.serving.web import origin_known
 from dragoman.adapters.serving.web_connection import WebConnection, turn_out
 from dragoman.routing.refusals import Reason, Refusal, RefusedError

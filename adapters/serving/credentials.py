@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias, TypeVar, final
 
+from dragoman.adapters.serving.certificates import Certificate, unlisted
 from dragoman.adapters.serving.logins import BearerLogin, Login, ScramLogin
 from dragoman.adapters.serving.oauthbearer import OAUTHBEARER
 from dragoman.adapters.serving.scram import SCRAM_SHA_256, WRONG, Verifier, decoy, parse_verifier, verifier_of
@@ -37,12 +38,6 @@ LOCAL_OPERATOR: Final = Principal("anonymous", admin=True)
 PASSWORD_BYTES_MAX: Final = 1_024
 """Longer ones are refused unhashed. MQTT allows 65,535, of which a flood would be expensive."""
 
-CERTIFIED_NAME_MAX: Final = 256
-"""Characters of a name that a certificate alone makes a user's."""
-
-RESERVED_NAMES: Final = ("anonymous", "embedded", "*")
-"""They mean something else."""
-
 RETRY_MS: Final = 1_000
 
 _N, _R, _P = 1 << 14, 8, 1
@@ -51,16 +46,6 @@ _SALT_BYTES: Final = 16
 _HASH_BYTES: Final = 32
 _SCRYPT: Final = re.compile(r"scrypt\$([0-9]{1,7})\$([0-9]{1,2})\$([0-9]{1,2})\$([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+)")
 _DIGEST: Final = re.compile(r"sha256\$[0-9a-f]{64}")
-
-
-class Certificate(NamedTuple):
-    """The names by which a client's verified certificate says who it is, each with its kind: "cn:dev1".
-
-    ``any_name``: whoever has the certificate is a user of its first name, even if no such user is configured.
-    """
-
-    names: tuple[str, ...]
-    any_name: bool = False
 
 
 class Credentials(NamedTuple):
@@ -82,11 +67,6 @@ class Loop(Protocol):
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> object:
         """Runs the callback on the loop's thread, soon."""
-
-
-def reserved(name: str) -> bool:
-    """Whether nobody can be called so: it means something else, or begins like a group or like what is the mesh's."""
-    return name in RESERVED_NAMES or name.startswith(("@", "$"))
 
 
 # -- hashes ----------------------------------------------------------------------------------------
@@ -317,14 +297,7 @@ class Authenticator:
             user = self._by_certificate.get(name) or self._users.get(name.partition(":")[2])
             if user is not None:
                 return user.principal
-        first = certificate.names[0].partition(":")[2] if certificate.names else ""
-        if not first:
-            return _no("the client certificate has no name of the kind that is asked for, or none was shown")
-        if not certificate.any_name:
-            return _no(f"nobody here is called {first[:CERTIFIED_NAME_MAX]!r} or has that certificate")
-        if len(first) > CERTIFIED_NAME_MAX or not first.isprintable() or reserved(first):
-            return _no("the certificate's name cannot be a user's")
-        return Principal(first)
+        return unlisted(certificate)
 
     def _stranger(self, credentials: Credentials) -> Outcome:
         loopback = credentials.loopback

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dragoman.adapters.serving.credentials import digest_problem, password_problem, reserved
+from dragoman.adapters.serving.certificates import KINDS, reserved
+from dragoman.adapters.serving.credentials import digest_problem, password_problem
 from dragoman.adapters.serving.saslprep import saslprep
 from dragoman.adapters.serving.scram import verifier_problem
 from dragoman.adapters.serving.sockets import OFF, address_problem, is_loopback, parse_address
@@ -12,7 +13,6 @@ from dragoman.broker.settings_key import key, required
 
 ENCRYPTED = ("mqtts", "kafkas", "https")
 LISTENERS = ("mqtt", "mqtts", "kafka", "kafkas", "http", "https")
-CERTIFICATE_KINDS = ("cn", "dns", "email", "uri", "ip")
 
 
 def _address_problem(value: object) -> str | None:
@@ -49,8 +49,8 @@ def _certificates_problem(value: object) -> str | None:
     assert isinstance(value, tuple)
     for text in value:
         kind, _, name = text.partition(":")
-        if kind not in CERTIFICATE_KINDS or not name:
-            kinds = ", ".join(f"{kind}:" for kind in CERTIFICATE_KINDS)
+        if kind not in KINDS or not name:
+            kinds = ", ".join(f"{kind}:" for kind in KINDS)
             return f"{text!r} does not say which of a certificate's names it is; it begins with one of {kinds}"
     return None
 

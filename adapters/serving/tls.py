@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final
 
 from dragoman.adapters.serving.sockets import ListenError
 
@@ -12,8 +11,6 @@ if TYPE_CHECKING:
     from dragoman.adapters.serving.settings import TlsSettings
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-_KINDS: Final = {"DNS": "dns", "email": "email", "URI": "uri", "IP Address": "ip"}
-_Name: TypeAlias = tuple[tuple[tuple[str, str], ...], ...]
 
 
 def server_context(settings: TlsSettings, *, client_ca: str = "", required: bool = False) -> ssl.SSLContext:
@@ -44,20 +41,6 @@ def server_context(settings: TlsSettings, *, client_ca: str = "", required: bool
             raise ListenError(f"{client_ca} holds no PEM certificates ({error.reason or 'not understood'})") from None
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     return context
-
-
-def certificate_names(shown: Mapping[str, object] | None) -> tuple[str, ...]:
-    """The names in a verified certificate, each with its kind: ``cn:``, ``dns:``, ``email:``, ``uri:``, ``ip:``.
-
-    ``shown`` is what ``ssl.SSLSocket.getpeercert`` gives, None or empty where no certificate was shown.
-    """
-    names: list[str] = []
-    for part in cast("_Name", (shown or {}).get("subject", ())):
-        names.extend(f"cn:{value}" for kind, value in part if kind == "commonName")
-    for kind, value in cast("tuple[tuple[str, str], ...]", (shown or {}).get("subjectAltName", ())):
-        if kind in _KINDS:
-            names.append(f"{_KINDS[kind]}:{value}")
-    return tuple(names)
 
 
 class _EncryptedKeyError(Exception):

@@ -14,9 +14,9 @@ import pytest
 
 from dragoman import Mesh
 from dragoman.adapters.mqtt.listener_settings import ListenerSettings
-from dragoman.adapters.serving.credentials import Certificate, Credentials, hash_password
+from dragoman.adapters.serving.certificates import Certificate, certificate_names
+from dragoman.adapters.serving.credentials import Credentials, hash_password
 from dragoman.adapters.serving.settings import LimitSettings, LoginSettings, TlsSettings, UserSettings
-from dragoman.adapters.serving.tls import certificate_names
 from dragoman.mesh import CannotStartError
 from tests.mqtt.certificates import Authority
 from tests.mqtt.listener_play import ANYWHERE, LOOPS, Peer, context, play, sessions, until

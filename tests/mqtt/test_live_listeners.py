@@ -139,9 +139,10 @@ def test_mosquitto_with_a_client_certificate(plant: Plant, require: Callable[[st
 
 def test_mosquitto_without_the_right_certificate(plant: Plant, require: Callable[[str], str]) -> None:
     publish = [require("mosquitto_pub"), *plant.at("devices"), "--cafile", plant.ca, "-t", "never", "-m", "x"]
+    before = _errors(plant)
     for shown in ([], ["--cert", plant.foreign[0], "--key", plant.foreign[1]]):
         assert run_client([*publish, *shown], code=None).code != 0
-    assert "a connection ended before it began" in plant.mesh.stderr or _errors(plant) >= 2
+    plant.mesh.child.until(lambda: _errors(plant) - before == 2 or None, "two errors counted")
 
 
 def _errors(plant: Plant) -> int:
@@ -207,8 +208,8 @@ await client.endAsync();
 def test_mqtt_js_on_a_port_for_pages(plant: Plant, require: Callable[[str], str], version: str) -> None:
     require("npm:mqtt")
     host, port = plant.mesh.address("pages")
-    options = "" if version != "3" else "3.1"
-    script = MQTT_JS if not options else MQTT_JS.replace("{ protocolVersion", '{ protocolId: "MQIsdp", protocolVersion')
+    oldest = '{ protocolId: "MQIsdp", protocolVersion'
+    script = MQTT_JS.replace("{ protocolVersion", oldest) if version == "3" else MQTT_JS
     argv = [require("node"), "--input-type=module", "-", f"ws://{host}:{port}/mqtt", version]
     said = run_client(argv, stdin=script.encode(), cwd=tools.NODE_FOLDER).stdout
     assert said.strip() == f"js/{version} from a page"
