@@ -233,6 +233,7 @@ class Listener:
             lambda arrival: Connection(self, arrival),
             limits,
             realm.counters,
+            realm.complaints,
             tls=tls,
             relays=settings.relays,
         )

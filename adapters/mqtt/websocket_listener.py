@@ -48,7 +48,9 @@ class WebSocketListener:
         #: connections on which no request has come yet
         self._waiting: dict[web.RequestHandler, Timer] = {}
         self._server = web.Server(self._answer, handler_cancellation=True)
-        self._entrance = Entrance(sockets, self._connection, limits, realm.counters, tls=tls, relays=settings.relays)
+        self._entrance = Entrance(
+            sockets, self._connection, limits, realm.counters, realm.complaints, tls=tls, relays=settings.relays
+        )
         realm.broker.bans.follow(lambda ban: turn_out(self._server, ban))
 
     async def start(self) -> None:

@@ -20,6 +20,7 @@ from dragoman.adapters.serving.sockets import Address, address_of, is_loopback
 if TYPE_CHECKING:
     import ssl
 
+    from dragoman.adapters.serving.complaints import Complaints
     from dragoman.adapters.serving.limits import ConnectionLimits
     from dragoman.broker.metrics import Wire
     from dragoman.routing.refusals import Refusal
@@ -106,6 +107,7 @@ class Entrance:
         make: Callable[[Arrival | None], asyncio.BaseProtocol],
         limits: ConnectionLimits,
         wire: Wire,
+        complaints: Complaints,
         *,
         tls: ssl.SSLContext | None = None,
         relays: Networks | None = None,
@@ -118,6 +120,7 @@ class Entrance:
         self._make = make
         self._limits = limits
         self._wire = wire
+        self._complaints = complaints
         self._tls = tls
         self._relays = relays
         self._servers: list[asyncio.Server] = []
@@ -191,7 +194,7 @@ class Entrance:
             why = str(error)
         if why:
             self._wire.errors += 1
-            logger.info("a connection ended before it began: %s", why, extra={"peer": arrival.text})
+            self._complaints.say("connection closed before it began", why, peer=arrival.text)
 
     async def _know(self, taken: socket.socket, arrival: Arrival) -> Arrival | None:
         """Who it is, counted in; None: turned away. Whatever else happens, the socket is closed."""

@@ -143,6 +143,7 @@ def test_mosquitto_without_the_right_certificate(plant: Plant, require: Callable
     for shown in ([], ["--cert", plant.foreign[0], "--key", plant.foreign[1]]):
         assert run_client([*publish, *shown], code=None).code != 0
     plant.mesh.child.until(lambda: _errors(plant) - before == 2 or None, "two errors counted")
+    assert plant.mesh.stderr.count("mqtt connection closed before it began") >= 2
 
 
 def _errors(plant: Plant) -> int:
