@@ -469,7 +469,10 @@ class Broker:
         self.core.pump.read(channel, offset, max_bytes, then)
 
     def retained_of(self, name: str) -> Message | None:
-        """The channel's retained value. The gate is the caller's business (``may_read``)."""
+        """The channel's retained value, kept or worked out. The gate is the caller's business (``may_read``)."""
+        scheme = self.schemes.taking(name)
+        if scheme is not None:
+            return next(scheme.retained(name), None)
         projection = self.news.projection(name)
         if projection is not None:
             return next(projection.find(name), None)

@@ -83,7 +83,7 @@ class Registrations:
         """Takes up the cards that are retained, and follows the directory from now on."""
         for name in list(self._broker.core.commits.names.find(DISCOVERY + "#")):
             agent = self._places.agent_at(name[len(DISCOVERY) :])
-            held = self._broker.retained_of(name)
+            held = self._held(name)
             native = _checked(held.payload or b"", agent) if agent is not None and held is not None else None
             if agent is not None and isinstance(native, Native):
                 self._native[agent] = native
@@ -195,9 +195,9 @@ class Registrations:
 
     def _gone(self, agent: str) -> None:
         name = DISCOVERY + self._places.of(agent)
-        known = self._native.pop(agent, None) is not None
+        self._native.pop(agent, None)
         self.when_registered(agent)
-        if known or self._broker.retained_of(name) is not None:
+        if self._held(name) is not None:
             self._broker.say(InnerSession(MESH), Message(name, b"", Wish.AT_LEAST_ONCE, "", True))
         else:
             self._broker.news.tell(name, b"")
@@ -229,13 +229,19 @@ class Registrations:
 
     def _message(self, entry: Agent, name: str) -> Message:
         online = entry.state in PRESENT
-        held = self._broker.retained_of(name) if self.native(entry.id) is not None else None
+        held = self._held(name) if self.native(entry.id) is not None else None
         if held is None:
             return self._made(entry.id, entry.card, name, online=online)
         envelope = _with_status(held.envelope or EMPTY, online=online)
         message = Message(name, held.payload, held.wish, held.sender, True, envelope)
         message.time_ms = held.time_ms
         return message
+
+    def _held(self, name: str) -> Message | None:
+        """The card as its agent published it."""
+        channel = self._broker.channels.find(name)
+        held = channel.retained if channel is not None else None
+        return None if held is None or held.expired(self._broker.core.now_ms) else held
 
     def _made(self, agent: str, card: Card | None, name: str, *, online: bool) -> Message:
         payload = cards.show(agent, card, self._reached, anonymous=True).body

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dragoman.adapters.a2a.over_mqtt import OverMqtt
 from dragoman.adapters.mqtt.packets import Puback, Publish, Suback, Unsubscribe
 from dragoman.adapters.mqtt.properties import Properties, parse_properties
 from dragoman.broker.call import Call, Outcome
@@ -208,6 +209,9 @@ def test_one_that_goes_away_fails_its_calls_and_can_be_asked_again_when_it_is_ba
     caller, _ = ask(w)
     client.vanish()
     assert caller.failure is Reason.AGENT_UNREACHABLE
+    scheme = w.broker.schemes.of(REQUEST)
+    assert isinstance(scheme, OverMqtt)
+    assert not scheme._servers._pending, "nothing is expected of who has gone"
     refused = w.broker.calls.start(Caller(), agent=PLACE, skill="echo", arguments=b"{}")
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.AGENT_UNREACHABLE
@@ -288,7 +292,10 @@ def test_a_request_of_another_client_comes_as_it_was_said():
     assert (packet.payload, packet.properties, packet.retain) == (b'{"any": "thing"}', raw.encode(), False)
     late = w.connected("late")
     late.subscribe("$a2a/v1/request/#")
-    assert not any(isinstance(p, Publish) for p in late.packets()), "requests are not retained"
+    channel = w.broker.channels.find(REQUEST)
+    assert channel is not None
+    assert channel.retained is None, "requests are not retained"
+    assert not any(isinstance(p, Publish) for p in late.packets())
 
 
 def test_a_sleeping_agent_finds_its_request_when_it_wakes():

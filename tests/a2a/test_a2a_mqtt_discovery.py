@@ -263,7 +263,39 @@ def test_a_card_registered_by_other_means_takes_the_place_of_the_one_published()
     watcher.packets()
     agent.publish("mesh/me/card", json.dumps({"name": "New", "skills": []}).encode(), 1)
     assert seen(watcher) == {"acme/line1/echo": ("online,broker", "New")}
-    assert w.broker.retained_of(DISCOVERY + "acme/line1/echo") is None
+    channel = w.broker.channels.find(DISCOVERY + "acme/line1/echo")
+    assert channel is None or channel.retained is None
+
+
+def test_each_change_is_told_once_and_work_is_no_change():
+    w = world()
+    watcher = w.connected("watcher")
+    watcher.subscribe(DISCOVERY + "acme/#")
+    agent = w.connected("acme/line1/echo")
+    tell(agent, "acme/line1/echo")
+    assert [packet.topic for packet in watcher.packets()] == [(DISCOVERY + "acme/line1/echo").encode()]
+    agent.publish("mesh/me/state", b'{"limit": 0}', 1)
+    agent.publish("mesh/me/state", b'{"limit": null}', 1)
+    assert watcher.packets() == []
+    agent.disconnect()
+    w.turn()
+    assert [packet.topic for packet in watcher.packets()] == [(DISCOVERY + "acme/line1/echo").encode()]
+
+
+def test_every_reader_of_a_retained_value_gets_it():
+    w = world()
+    agent = w.connected("acme/line1/echo")
+    tell(agent, "acme/line1/echo")
+    agent.vanish()
+    held = w.broker.retained_of(DISCOVERY + "acme/line1/echo")
+    assert held is not None
+    assert held.payload == CARD_BYTES
+    assert held.envelope is not None
+    assert held.envelope.header("a2a-status") == b"offline"
+    own = w.broker.retained_of(DISCOVERY + "mesh/mesh/mesh")
+    assert own is not None
+    assert w.broker.retained_of(DISCOVERY + "a/b/c") is None
+    assert w.broker.retained_of(DISCOVERY + "nonsense") is None
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,9 @@ def test_a_repeated_request_is_the_same_task() -> None:
                 assert got == correlation
                 assert said["result"]["task"]["status"]["state"] == "TASK_STATE_COMPLETED"
             assert served == [b"hi"]
+            await asker.ask("mesh/mesh/worker", "SendMessage", message(new_task()))
+            assert (await asker.result())["task"]["id"] != task
+            assert served == [b"hi", b"hi"], "it is the task's id that tells tasks apart, not the message's"
             await asker.ask("mesh/mesh/worker", "SendMessage", message(task, contextId="another"))
             assert await asker.error() == (-32602, "")
             await asker.ask(

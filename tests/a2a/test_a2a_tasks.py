@@ -12,9 +12,11 @@ from a2a_mesh import ECHO, A2aMesh, HeldLog, a2a_mesh, message, next_event, run
 from dragoman.adapters.a2a import tasks as a2a_tasks
 from dragoman.adapters.a2a.settings import A2aSettings
 from dragoman.adapters.a2a.tasks import Party
-from dragoman.adapters.a2a.wire import ListRequest
+from dragoman.adapters.a2a.views import Found
+from dragoman.adapters.a2a.wire import ListRequest, Message, Part, SendRequest
 from dragoman.broker.call import Kind
-from dragoman.broker.principal import ANONYMOUS
+from dragoman.broker.log.memory import MemoryLog
+from dragoman.broker.principal import ANONYMOUS, Principal
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.routing.cards import Skill
 from dragoman.routing.refusals import Reason
@@ -487,6 +489,32 @@ def test_what_is_forgotten_leaves_nothing_behind() -> None:
             ids = [(await mesh.send("t1", str(n)))["id"] for n in range(4)]
             assert (await mesh.rpc("t1", "ListTasks"))["totalSize"] == 2
             assert (await mesh.rpc("t1", "GetTask", {"id": ids[0]}))["code"] == -32001
+            mesh.desk.notes.check()
+
+    asyncio.run(main())
+
+
+def test_a_task_keeps_the_name_its_requester_gave_it_over_a_restart_and_until_it_is_forgotten() -> None:
+    async def start(mesh: A2aMesh, name: str) -> Found:
+        party = mesh.desk.party(Principal("ann"), "", "t1", {})
+        message = Message(message_id="m", role="ROLE_USER", parts=[Part(text="hi")], task_id=name)
+        return await mesh.desk.tasks.start(party, SendRequest(message=message), named=True)
+
+    async def main() -> None:
+        log = MemoryLog()
+        async with a2a_mesh(A2aSettings(), None, AgentSettings(flap_ms=0, calls_kept_max=2), log) as mesh:
+            mesh.add("t1")
+            first, second = await start(mesh, "first"), await start(mesh, "second")
+            assert first.id == "first"
+            assert first.call is not second.call
+            assert (await start(mesh, "first")).call is first.call
+        again = MemoryLog()
+        again.__dict__.update({k: v for k, v in log.__dict__.items() if k not in ("_loop", "_on_commit", "_closed")})
+        async with a2a_mesh(A2aSettings(), None, AgentSettings(flap_ms=0, calls_kept_max=2), again) as mesh:
+            mesh.add("t1")
+            assert (await start(mesh, "first")).call.id == first.call.id
+            for name in ("third", "fourth", "fifth"):
+                await start(mesh, name)
             mesh.desk.notes.check()
 
     asyncio.run(main())
