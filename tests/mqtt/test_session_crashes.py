@@ -454,6 +454,35 @@ def test_retained_values_survive():
     client.expect(pub("a", b"1", retain=True, content_type="t"))
 
 
+@pytest.mark.parametrize("how", ["crash", "restart"])
+def test_messages_and_retained_values_go_on_expiring_while_the_mesh_is_down(how: str):
+    world = World(durable=True)
+    sleeper(world, "a").disconnect()
+    publisher = world.connected("p")
+    for n, expiry_s in enumerate((10, 100)):
+        publisher.publish("a", b"%d" % n, 1 + n, message_expiry_interval=expiry_s)
+        publisher.publish(f"kept/{n}", b"%d" % n, retain=True, message_expiry_interval=expiry_s)
+    world.advance(4_000)
+    world.clock.advance(7_000)
+    after = world.crash() if how == "crash" else world.restart()
+    sleeper(after).expect(pub("a", b"1", 2, 1, message_expiry_interval=89))
+    late = after.connected("c")
+    late.subscribe("kept/#")
+    late.expect(pub("kept/1", b"1", retain=True, message_expiry_interval=89))
+
+
+def test_a_session_expiry_set_at_disconnect_holds_after_a_crash():
+    world = World(durable=True)
+    sleeper(world, "a").disconnect(session_expiry_interval=10)
+    world.advance(4_000)
+    after = world.crash()
+    after.advance(5_900)
+    third = after.crash()
+    assert "s" in third.realm.standings.by_client
+    third.advance(200)
+    assert not third.client().connect("s", **KEPT).session_present
+
+
 def test_a_long_client_id_is_kept_like_any_other():
     world = World(durable=True)
     for tail in ("a", "b"):
