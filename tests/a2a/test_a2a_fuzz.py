@@ -16,7 +16,7 @@ from a2a import types
 from a2a_mesh import A2aMesh, a2a_mesh
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message as Proto
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dragoman.adapters.a2a.settings import A2aSettings
@@ -35,6 +35,10 @@ METHODS = [*RESULTS, "GetExtendedAgentCard", "GetTaskPushNotificationConfig", "m
 INTERNAL = -32603
 REACHED = {"TASK_STATE_COMPLETED", "TASK_STATE_REJECTED"}
 """What a run must have seen, or it tried nothing but the first check."""
+
+STRICT = {"messageId": "m", "role": "ROLE_USER", "parts": [{"data": {}}], "metadata": {"skill": "strict"}}
+REFUSED = {"message": STRICT}
+"""Said in any case: which examples are drawn depends on what other modules are loaded."""
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 junk = st.recursive(
@@ -200,6 +204,7 @@ fuzz = settings(
 
 def test_json_rpc_answers_whatever_is_asked(world: World) -> None:
     @fuzz
+    @example(asked=("t1", "SendMessage", REFUSED))
     @given(asked=requests())
     def ask(asked: tuple[str, str, Any]) -> None:
         agent, method, params = asked
@@ -221,6 +226,7 @@ def test_json_rpc_answers_whatever_is_asked(world: World) -> None:
 
 def test_rest_answers_whatever_is_asked(world: World) -> None:
     @fuzz
+    @example(asked=("t1", "SendMessage", REFUSED))
     @given(asked=requests().filter(lambda asked: asked[1] in REST))
     def ask(asked: tuple[str, str, Any]) -> None:
         agent, method, params = asked
