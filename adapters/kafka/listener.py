@@ -7,6 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Final, cast, final
 
 from dragoman.adapters.kafka.session import KafkaSession
+from dragoman.adapters.kafka.skim import Skim
+from dragoman.adapters.kafka.wire import WireError
 from dragoman.adapters.serving.sockets import is_loopback
 from dragoman.broker.bans import Ban, covers
 
@@ -25,6 +27,9 @@ READ_BYTES: Final = 64 * 1024
 
 ANNOUNCED_BYTES: Final = 1 << 20
 """Room made for a request of which only the length is here; more when so much has come."""
+
+SKIMMED_BYTES_MAX: Final = 100 << 20
+"""Of a produce request that is refused: what Kafka takes. Nothing of its records is kept."""
 
 LENGTH: Final = 4
 """Bytes in front of each request that say how long it is."""
@@ -47,6 +52,7 @@ class Connection(asyncio.BufferedProtocol):
         "_listener",
         "_part",
         "_resuming",
+        "_skim",
         "_transport",
         "_whole",
         "session",
@@ -59,6 +65,8 @@ class Connection(asyncio.BufferedProtocol):
         self._part: bytearray | None = None
         self._whole = 0
         self._filled = 0
+        #: a request under way that is too large to be kept
+        self._skim: Skim | None = None
         self._closing = False
         self._flushing = False
         self._held = False
@@ -127,11 +135,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take(self, data: memoryview) -> None:
         """Whole requests are handled at once; of the last one, what is missing is waited for."""
-        at, end = 0, len(data)
+        at, end = self._skimmed(data), len(data)
         while end - at >= LENGTH and not self._closing:
             length = int.from_bytes(data[at : at + LENGTH], "big", signed=True)
             if self._refuses(length, bytes(data[at : at + 16])):
                 return
+            if self._skim is not None:
+                at += LENGTH
+                at += self._skimmed(data[at:])
+                continue
             if end - at - LENGTH < length:
                 break
             # The buffer is everybody's: what is kept of a request is its own copy.
@@ -145,7 +157,7 @@ class Connection(asyncio.BufferedProtocol):
         whole = LENGTH
         if len(start) >= LENGTH:
             length = int.from_bytes(start[:LENGTH], "big", signed=True)
-            if self._refuses(length, start):
+            if self._refuses(length, start) or self._skim is not None:
                 return
             whole += length
         if len(start) == whole:
@@ -156,11 +168,29 @@ class Connection(asyncio.BufferedProtocol):
         self._whole = whole
         self._filled = len(start)
 
+    def _skimmed(self, data: memoryview) -> int:
+        """How much of what came belongs to a request that is too large to be kept, if there is one."""
+        session, skim = self.session, self._skim
+        if skim is None or session is None:
+            return 0
+        try:
+            taken = skim.feed(data)
+        except WireError as error:
+            self._cut(str(error), session)
+            return len(data)
+        if not skim.left:
+            self._skim = None
+            self._handle(session, memoryview(skim.kept), emptied=True)
+        return taken
+
     def _refuses(self, length: int, start: bytes) -> bool:
         """Whether no request has this length: the peer speaks another protocol, or too much; nothing can answer it."""
         session = self.session
         assert session is not None
         if 0 < length <= session.request_bytes_max:
+            return False
+        if session.admitted and 0 < length <= SKIMMED_BYTES_MAX:
+            self._skim = Skim(length)
             return False
         if start[:2] == b"\x16\x03":
             why = "the peer speaks TLS and this port does not"
@@ -168,10 +198,13 @@ class Connection(asyncio.BufferedProtocol):
             why = "the peer speaks HTTP and this is Kafka's port"
         else:
             why = f"a request of {length} bytes; at most {session.request_bytes_max} are taken"
+        self._cut(why, session)
+        return True
+
+    def _cut(self, why: str, session: KafkaSession) -> None:
         session.realm.complain("connection cut", why, session)
         self.abort()
         self._closing = True
-        return True
 
     def _request(self, request: memoryview) -> None:
         session = self.session
@@ -179,9 +212,9 @@ class Connection(asyncio.BufferedProtocol):
         if not session.postpones(request):
             self._handle(session, request)
 
-    def _handle(self, session: KafkaSession, request: memoryview) -> None:
+    def _handle(self, session: KafkaSession, request: memoryview, *, emptied: bool = False) -> None:
         try:
-            session.received(request)
+            session.received(request, emptied=emptied)
         except Exception:
             # A closed connection would have the client come back and ask the same again, without end.
             logger.exception("a fault of ours; the request pays for it", extra={"peer": session.peer})

@@ -54,6 +54,18 @@ def produce(ask: Ask) -> None:
     saying.say()
 
 
+def too_large(ask: Ask) -> None:
+    """Refuses all of a request that could not be kept while it came."""
+    request = ask.request
+    assert isinstance(request, ProduceRequest)
+    detail = f"a request of more than {ask.session.request_bytes_max} bytes; no more are taken at once"
+    ask.session.realm.complain("request refused", detail, ask.session)
+    if request.acks:
+        ask.error(ErrorCode.MESSAGE_TOO_LARGE)
+    else:
+        ask.nothing()
+
+
 @final
 class _Saying:
     """One request under way: its answer is complete when the last of its commits is."""

@@ -14,6 +14,7 @@ from dragoman.adapters.kafka import codec
 from dragoman.adapters.kafka.apis import ApiKey
 from dragoman.adapters.kafka.codes import ErrorCode
 from dragoman.adapters.kafka.handlers import HANDLERS
+from dragoman.adapters.kafka.produce import too_large
 from dragoman.adapters.kafka.wire import WireError
 from dragoman.adapters.serving.credentials import Credentials
 from dragoman.adapters.serving.logins import Login
@@ -211,8 +212,8 @@ class KafkaSession:
         fetch = request[:2] == _FETCH
         return fetch and any(ask.key == ApiKey.FETCH and not ask.answered for ask in self._asks)
 
-    def received(self, request: memoryview) -> None:
-        """Handles a request."""
+    def received(self, request: memoryview, *, emptied: bool = False) -> None:
+        """Handles a request. ``emptied``: a produce request that was too large, with nothing left of its records."""
         if self.closing:
             return
         self.realm.core.tick()
@@ -226,10 +227,10 @@ class KafkaSession:
         if not self.admitted and head.api_key not in OPEN_TO_STRANGERS:
             self._cut("asked before it has shown who it is")
             return
-        self._handle(head, request)
+        self._handle(head, request, emptied=emptied)
         self._regulate()
 
-    def _handle(self, head: codec.RequestHead, request: memoryview) -> None:
+    def _handle(self, head: codec.RequestHead, request: memoryview, *, emptied: bool) -> None:
         if not codec.serves(head.api_key, head.api_version):
             ask = Ask(self, head, None, len(request))
             self._asks.append(ask)
@@ -248,7 +249,10 @@ class KafkaSession:
             return
         ask = Ask(self, head, shape, len(request))
         self._asks.append(ask)
-        HANDLERS[head.api_key](ask)
+        if emptied:
+            too_large(ask)
+        else:
+            HANDLERS[head.api_key](ask)
 
     def failed(self) -> None:
         """What was received last met a fault of ours: its request is answered with that, and the connection goes on."""

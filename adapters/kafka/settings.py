@@ -30,7 +30,7 @@ class KafkaSettings:
         unit="bytes",
         low=1 << 12,
         high=1 << 30,
-        why="one request; more ends the connection",
+        why="one request; of a larger Produce up to 100 MiB the records are refused, any other ends the connection",
         peers="Kafka 100 MiB",
     )
     batch_bytes_max: int = key(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import urllib.request
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError, Producer
 
 from dragoman.adapters.kafka.apis import APIS, ApiKey
 from dragoman.adapters.kafka.codes import ErrorCode
@@ -16,6 +18,9 @@ from dragoman.adapters.kafka.shapes_data import (
     ApiVersionsRequest,
     MetadataRequest,
     MetadataRequestTopic,
+    PartitionProduceData,
+    ProduceRequest,
+    TopicProduceData,
 )
 from tests.clients.mesh import MeshProcess
 from tests.kafka.kafka_bare import Bare, fetch_request, request
@@ -67,7 +72,11 @@ CUT = {
     "negative": (b"\xff\xff\xff\xff", "a request of -1 bytes"),
     "nothing": (bytes(4), "a request of 0 bytes"),
     "huge": (b"\x7f\xff\xff\xff", "a request of 2147483647 bytes"),
-    "a little too large": ((16 * MEGABYTE + 1).to_bytes(4, "big"), f"a request of {16 * MEGABYTE + 1} bytes"),
+    "larger than Kafka takes": ((100 * MEGABYTE + 1).to_bytes(4, "big"), f"a request of {100 * MEGABYTE + 1} bytes"),
+    "too large, and no produce": (
+        (16 * MEGABYTE + 1).to_bytes(4, "big") + head(3, 12),
+        "a request of API 3 version 12 that is too large",
+    ),
     "half a head": (framed(b"\x00\x12\x00"), "malformed request"),
     "a client's name beyond the end": (framed(head(18, 0) + b"\x7f\xff" + b"abc"), "malformed request"),
     "a client's name that is no text": (framed(head(18, 0) + b"\x00\x02\xff\xfe"), "malformed request"),
@@ -175,6 +184,60 @@ def test_a_request_that_is_only_announced_takes_little_room(mesh: MeshProcess):
     finally:
         for bare in peers:
             bare.socket.close()
+
+
+def test_a_producer_of_too_large_records_is_told_so_and_goes_on(mesh: MeshProcess):
+    """librdkafka, told that the broker takes more than it does."""
+    host, port = mesh.address("kafka")
+    lost: list[KafkaError] = []
+    told: list[tuple[int | None, int]] = []
+    producer = Producer(
+        {
+            "bootstrap.servers": f"{host}:{port}",
+            "message.max.bytes": 200_000_000,
+            "linger.ms": 0,
+            "message.timeout.ms": 30_000,
+            "error_cb": lost.append,
+        }
+    )
+    # The connection is there, and nothing is left of the last request.
+    producer.produce("weighty", b"light", on_delivery=lambda e, m: told.append((e and e.code(), m.offset())))
+    assert producer.flush(30) == 0
+    before = memory_bytes(mesh)
+    for value in (os.urandom(20_000_000), os.urandom(60_000_000), b"light again"):
+        producer.produce("weighty", value, on_delivery=lambda e, m: told.append((e and e.code(), m.offset())))
+        assert producer.flush(30) == 0
+    large = KafkaError.MSG_SIZE_TOO_LARGE
+    assert [(code, offset if code is None else None) for code, offset in told] == [
+        (None, 0),
+        (large, None),
+        (large, None),
+        (None, 1),
+    ]
+    assert not lost, "no connection was closed"
+    assert memory_bytes(mesh) - before < 16 * MEGABYTE
+
+
+@pytest.mark.usefixtures("neighbour")
+def test_all_of_a_request_that_is_too_large_is_refused_in_order(mesh: MeshProcess):
+    """With requests before and behind it at once, and in all its partitions; also where nothing is answered."""
+    batch = memoryview(bytes(9 * MEGABYTE))
+    topics = [
+        TopicProduceData(name, partition_data=[PartitionProduceData(0, batch), PartitionProduceData(1, None)])
+        for name in ("large.a", "large.b")
+    ]
+    with Bare(mesh) as bare:
+        bare.send(request(ApiKey.API_VERSIONS, 0, ApiVersionsRequest(), 1))
+        bare.send(request(ApiKey.PRODUCE, 9, ProduceRequest(None, -1, 1_000, topics), 2))
+        bare.send(request(ApiKey.PRODUCE, 9, ProduceRequest(None, 0, 1_000, topics), 3))
+        bare.send(request(ApiKey.API_VERSIONS, 0, ApiVersionsRequest(), 4))
+        assert bare.answer(ApiKey.API_VERSIONS, 0, 1).api_keys
+        answer = bare.answer(ApiKey.PRODUCE, 9, 2)
+        assert [topic.name for topic in answer.responses] == ["large.a", "large.b"]
+        for topic in answer.responses:
+            codes = [(partition.index, partition.error_code) for partition in topic.partition_responses]
+            assert codes == [(0, ErrorCode.MESSAGE_TOO_LARGE), (1, ErrorCode.MESSAGE_TOO_LARGE)]
+        assert bare.answer(ApiKey.API_VERSIONS, 0, 4).api_keys
 
 
 def test_a_large_request_arrives_whole_in_pieces(mesh: MeshProcess):
