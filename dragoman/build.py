@@ -22,7 +22,6 @@ HOT: Final = (
     "routing/filters",
     "routing/message",
     "routing/names",
-    "routing/refusals",
     "broker/backlog",
     "broker/channel",
     "broker/channels",
@@ -51,7 +50,8 @@ HOT: Final = (
     "adapters/mqtt/property_table",
     "adapters/mqtt/session",
 )
-"""What is called for every message, and what that is made of. Free of asyncio and of dynamic tricks."""
+"""What is called for every message, and what that is made of. Free of asyncio and of dynamic tricks; and of classes
+that others inherit from, which an interpreted one cannot do of a compiled one."""
 
 GROUP: Final = "dragoman._hot"
 """The modules become one group, so that calls between them are C calls."""

@@ -7,11 +7,12 @@ import pytest
 from dragoman.broker import metrics as module
 from dragoman.broker.metrics import Metrics, Sample
 from dragoman.routing.refusals import Reason
+from tests.attributes import attributes
 
 
 def test_every_counter_is_collected_under_its_own_name() -> None:
     metrics = Metrics()
-    counters = [slot for slot in Metrics.__slots__ if not slot.startswith("_") and slot not in ("dropped", "refused")]
+    counters = [slot for slot in attributes(Metrics) if slot not in ("dropped", "refused")]
     for value, slot in enumerate(counters, start=1):
         setattr(metrics, slot, value)
     collected = {sample.value for sample in metrics.collect()}
@@ -22,7 +23,7 @@ def test_every_wire_counter_is_collected() -> None:
     metrics = Metrics()
     wire = metrics.wire("mqtt")
     assert wire is metrics.wire("mqtt")
-    counters = [slot for slot in type(wire).__slots__ if slot != "protocol"]
+    counters = [slot for slot in attributes(type(wire)) if slot != "protocol"]
     for value, slot in enumerate(counters, start=100):
         setattr(wire, slot, value)
     samples = [sample for sample in metrics.collect() if sample.labels == (("protocol", "mqtt"),)]

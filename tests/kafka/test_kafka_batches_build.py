@@ -13,6 +13,7 @@ from dragoman.adapters.kafka.batches import build, check, open_bundle
 from dragoman.adapters.kafka.mapping import RAW_KAFKA
 from dragoman.adapters.kafka.synthesis import RUN_MAX, Synthesis
 from dragoman.routing.message import Envelope, Message
+from tests.attributes import attributes
 from tests.kafka.batch_forms import RICH, TAIL, Record, bundle_of, by_aiokafka, read_by_kafka_python
 
 T0 = 1_700_000_000_000
@@ -110,7 +111,7 @@ def test_what_is_made_of_a_message_is_that_message(parts):
     assert [(m.payload, m.retain) for m in back] == [(payload, retain) for payload, _, retain in parts]
     for message, (_, envelope, _) in zip(back, parts, strict=True):
         assert message.envelope is not None
-        for slot in Envelope.__slots__:
+        for slot in attributes(Envelope):
             assert getattr(message.envelope, slot) == getattr(envelope, slot), slot
 
 

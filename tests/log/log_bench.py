@@ -9,6 +9,7 @@ from typing import Protocol
 from dragoman.broker.log.contract import Log, Position, Table, Ticket
 from dragoman.routing.message import Bundle, Entry, Envelope, Message
 from dragoman.routing.refusals import Refusal
+from tests.attributes import attributes
 
 FULL = Envelope(
     sent_ms=1_699_999_999_999,
@@ -60,7 +61,7 @@ def bundled(number: int, offset: int, count: int, body: bytes = b"batch", *, sen
 def facts(message: Entry) -> tuple[object, ...]:
     """Everything of an entry that must survive."""
     if isinstance(message, Bundle):
-        return tuple(getattr(message, slot) for slot in Bundle.__slots__)
+        return tuple(getattr(message, slot) for slot in attributes(Bundle))
     envelope = message.envelope
     return (
         message.name,
@@ -72,7 +73,7 @@ def facts(message: Entry) -> tuple[object, ...]:
         message.wish,
         message.sender,
         message.retain,
-        None if envelope is None else tuple(getattr(envelope, slot) for slot in Envelope.__slots__),
+        None if envelope is None else tuple(getattr(envelope, slot) for slot in attributes(Envelope)),
     )
 
 

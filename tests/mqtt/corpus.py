@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from inspect import isdatadescriptor
 from typing import Any
 
 from dragoman.adapters.mqtt import packets, properties
@@ -33,6 +32,7 @@ from dragoman.adapters.mqtt.packets import (
     Will,
 )
 from dragoman.adapters.mqtt.properties import Properties
+from tests.attributes import attributes
 
 
 def wire(text: str) -> bytes:
@@ -44,11 +44,6 @@ def wire(text: str) -> bytes:
     return raw
 
 
-def names(record: type) -> list[str]:
-    """The attributes of a packet class, interpreted (slots) or compiled (getters)."""
-    return sorted(name for name, each in vars(record).items() if isdatadescriptor(each) and not name.startswith("_"))
-
-
 def fields(packet: Any) -> Any:
     """A packet as comparable data, without ``frame``, which is a copy of its bytes (test_the_frame_is_what_came)."""
     if isinstance(packet, list):
@@ -56,7 +51,7 @@ def fields(packet: Any) -> Any:
     if type(packet).__module__ in (packets.__name__, properties.__name__):
         return (
             type(packet).__name__,
-            {name: fields(getattr(packet, name)) for name in names(type(packet)) if name != "frame"},
+            {name: fields(getattr(packet, name)) for name in attributes(type(packet)) if name != "frame"},
         )
     return packet
 

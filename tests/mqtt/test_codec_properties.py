@@ -13,7 +13,8 @@ from dragoman.adapters.mqtt.properties import (
     parse_properties,
     scan_publish,
 )
-from tests.mqtt.corpus import fields, names, wire
+from tests.attributes import attributes
+from tests.mqtt.corpus import fields, wire
 
 # §2.2.2.2, table 2-4, copied out as it is printed: identifier, a value on the wire, the view, the packets.
 TABLE = """
@@ -72,7 +73,7 @@ def code_of(raw: bytes, packet: str = "PUBLISH") -> int:
 
 def test_the_table_is_whole():
     assert len(ROWS) == 27
-    assert {row[0] for row in ROWS} == set(names(Properties))
+    assert {row[0] for row in ROWS} == set(attributes(Properties))
 
 
 @every_property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import copyreg
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
@@ -45,11 +46,33 @@ from dragoman.broker.metrics import Metrics
 from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.broker.settings_groups import GroupSettings
+from dragoman.routing.message import Envelope, Message
 from dragoman.routing.refusals import Reason, Refusal
-from tests.mqtt.corpus import names
+from tests.attributes import attributes
 from tests.mqtt.encode_any import encode_any
 
 TURNS_MAX = 10_000
+
+
+def _anew(message: Message) -> tuple[Any, ...]:
+    """How to copy one: a compiled class has no way of its own."""
+    return _made, ({name: getattr(message, name) for name in attributes(Message)},)
+
+
+def _made(given: dict[str, Any]) -> Message:
+    message = Message("")
+    for name, value in given.items():
+        setattr(message, name, value)
+    return message
+
+
+def _same(envelope: Envelope) -> tuple[Any, ...]:
+    """Nobody changes one that is kept."""
+    return lambda: envelope, ()
+
+
+copyreg.pickle(Message, _anew)  # type: ignore[arg-type]
+copyreg.pickle(Envelope, _same)  # type: ignore[arg-type]
 
 
 class HandTimer:
@@ -536,12 +559,12 @@ def facts(packet: Packet) -> tuple[object, ...]:
             f"qos{packet.qos} id{packet.packet_id}" + " retain" * packet.retain + " dup" * packet.dup,
             packet.properties,
         )
-    for slot in names(type(packet)):
+    for slot in attributes(type(packet)):
         value = getattr(packet, slot)
         if isinstance(value, Properties):
             value = {
                 name: getattr(value, name)
-                for name in names(type(value))
+                for name in attributes(type(value))
                 if name != "reason_string" and getattr(value, name) not in (None, [])
             }
         found.append(value)
