@@ -7,6 +7,7 @@ below them and the loop are ours. A client is a decoder and the list of what it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import copyreg
 import threading
@@ -60,9 +61,10 @@ def _anew(message: Message) -> tuple[Any, ...]:
 
 
 def _made(given: dict[str, Any]) -> Message:
-    message = Message("")
+    message = Message("", None)
     for name, value in given.items():
-        setattr(message, name, value)
+        with contextlib.suppress(AttributeError):  # what is worked out cannot be set
+            setattr(message, name, value)
     return message
 
 
