@@ -235,6 +235,19 @@ def test_the_end_of_a_reader_takes_its_place_and_filters():
 # -- what is freed -----------------------------------------------------------------------------------
 
 
+def test_what_a_reader_finishes_after_its_end_leaves_nothing_behind():
+    world = World()
+    reader = world.durable(b"d", "a")
+    say(world, "a", b"1")
+    world.broker.backlogs.close(reader.backlog)
+    world.commit()
+    reader.finish(0)
+    world.broker.backlogs.flush()
+    world.commit()
+    assert list(world.log.rows(Table.CURSORS)) == []
+    world.check()
+
+
 def test_what_all_have_passed_is_freed_and_what_one_still_needs_is_not():
     world = World(QUICK)
     quick, slow = world.durable(b"1", "#"), world.durable(b"2", "a", credit=1)

@@ -431,6 +431,37 @@ def test_a_pubrec_that_comes_late_after_a_crash_is_for_what_was_sent_before_it()
     assert not list(third.log.rows(Table.INFLIGHT))
 
 
+def test_what_was_completed_before_it_came_up_again_after_a_crash_does_not_come_again():
+    world = World(durable=True)
+    client = sleeper(world, "a")
+    for n in (1, 2):
+        world.connected("p").publish("a", b"%d" % n, 2)
+    assert payloads(client) == [b"1", b"2"]
+    after = world.crash()
+    client = sleeper(after, receive_maximum=1)
+    client.say(Pubrec(2), Pubcomp(2), Pubrec(1), Pubcomp(1))
+    assert payloads(client) == [b"1"]
+    after.advance(1_000)
+    third, client = crashed(after)
+    assert payloads(client) == []
+    assert not list(third.log.rows(Table.INFLIGHT))
+
+
+def test_a_written_qos_1_delivery_without_its_message_is_over_after_a_crash():
+    world = World(durable=True)
+    client = sleeper(world, "a", qos=1)
+    world.connected("p").publish("a", b"first", 1)
+    world.log._next_position += PLACED - 1
+    world.connected("p").publish("a", b"second", 1)
+    client.expect(pub("a", b"first", 1, at(1)), pub("a", b"second", 1, 1))
+    client.unsubscribe("a")
+    world, client = crashed(world)
+    world.advance(1_000)
+    client.expect()
+    assert not list(world.log.rows(Table.INFLIGHT))
+    assert not world.realm.standings.by_client["s"].flights
+
+
 def test_a_message_whose_commit_was_lost_was_never_acknowledged_and_is_not_there():
     world = World(durable=True)
     sleeper(world, "a").disconnect()

@@ -130,12 +130,17 @@ def test_who_comes_back_before_its_will_was_said_does_not_take_back_one_that_is_
     world = watched()
     willing(world)
     after = world.crash()
-    after.loop.soon.clear()
     client = after.client()
     client.connect("c", will=Will(b"will/x", b"again", 2))
     assert said(after) == [b"gone"]
     client.vanish()
     assert said(after) == [b"again"]
+    world = watched()
+    willing(world, delay=10, expiry=60).vanish()
+    world.clock.advance(30_000)
+    after = world.crash()
+    assert after.client().connect("c", **KEPT).session_present
+    assert said(after) == [b"gone"]
 
 
 def test_a_goodbye_takes_the_will_out_of_the_log_and_disconnect_4_says_it_once():
