@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,8 +21,9 @@ from dragoman.adapters.links.settings import LinkSettings, links_problem
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.adapters.serving.settings import LISTENERS, LimitSettings, ListenSettings, LoginSettings, TlsSettings
-from dragoman.broker.gate_settings import GateSettings
+from dragoman.broker.gate_settings import GateSettings, RateSettings, RuleSettings
 from dragoman.broker.log.settings import LogSettings
+from dragoman.broker.principal import ANONYMOUS, EMBEDDED
 from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.broker.settings_groups import GroupSettings
@@ -134,6 +135,9 @@ def load(file: Path | None = None, flags: tuple[Flag, ...] = ()) -> Config:
         _check_listeners(reader, mqtt, listen, tls)
     if config is None or reader.faults:
         raise ConfigError(sorted(reader.faults, key=_line))
+    _check_tls(reader, config)
+    if reader.faults:
+        raise ConfigError(sorted(reader.faults, key=_line))
     return dataclasses.replace(config, origins=reader.origins)
 
 
@@ -146,6 +150,24 @@ def _check_listeners(reader: Reader, mqtt: MqttSettings, listen: ListenSettings,
             reader.fault(f"{key}.tls", "needs tls.certificate and tls.private_key")
         if listener.address in taken and not listener.address.endswith(":0"):
             reader.fault(f"{key}.address", f"listen.{taken[listener.address]} is {listener.address} already")
+
+
+def _check_tls(reader: Reader, config: Config) -> None:
+    """Opens what TLS listeners are going to: found here, it is found before anything listens, and has its line."""
+    from dragoman.adapters.serving.tls import TlsError, server_context
+
+    wanted = {"": ""} if config.listen.tls else {}
+    for number, listener in enumerate(config.mqtt.listeners, start=1):
+        if listener.tls:
+            wanted[f"mqtt.listeners[{number}]"] = listener.client_ca
+    for table, client_ca in wanted.items():
+        try:
+            server_context(config.tls, client_ca=client_ca)
+        except TlsError as error:
+            if error.key != "client_ca":
+                reader.fault(f"tls.{error.key}", str(error))
+                return
+            reader.fault(f"{table}.client_ca", str(error))
 
 
 def _line(fault: Fault) -> int:
@@ -234,6 +256,35 @@ def advice(config: Config) -> list[str]:
         )
     if config.login.users and not any(user.admin for user in config.login.users):
         said.append("no user has admin = true, so nobody can use /v1/admin, `dragoman backup` among it")
+    said.extend(_unknown_names(config))
     if not config.durable:
         said.append("nothing is kept on disk: whatever is not delivered is gone with the process")
+    return said
+
+
+def _unknown_names(config: Config) -> list[str]:
+    """Names in the gate's rules and rates that nobody can ever have: a rule that never speaks is mostly a typing error.
+
+    Not an error, since a rule may outlive its user. Agents are not principals, and certificates make their name one
+    only where a listener takes any.
+    """
+    if any(listener.certificate_users == "any" for listener in config.mqtt.listeners):
+        known: set[str] | None = None
+    else:
+        known = {"*", ANONYMOUS.name, EMBEDDED.name, *(user.name for user in config.login.users)}
+        known.update(f"link:{link.name}" for link in config.links)
+    groups = {f"@{group}" for user in config.login.users for group in user.groups}
+    groups.update("@links" for _ in config.links)
+    said: list[str] = []
+    rules: list[tuple[str, Sequence[RuleSettings | RateSettings]]] = [
+        ("rules", config.gate.rules),
+        ("rates", config.gate.rates),
+    ]
+    for table, rows in rules:
+        for number, row in enumerate(rows, start=1):
+            for word in row.who:
+                if word.startswith("@") and word not in groups:
+                    said.append(f"gate.{table}[{number}] speaks of {word}, but no user is in such a group")
+                elif not word.startswith("@") and known is not None and word not in known:
+                    said.append(f"gate.{table}[{number}] speaks of {word!r}, but no user has that name")
     return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,66 @@ def read(tmp_path: Path, text: str) -> Config:
     return load(file)
 
 
-def test_listeners_with_settings_of_their_own(tmp_path: Path) -> None:
+def make_certificate(folder: Path, name: str) -> None:
+    """NAME.pem and NAME.key."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-subj", "/CN=localhost", "-keyout", f"{name}.key", "-out", f"{name}.pem"],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def test_files_of_tls_are_opened_before_anything_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``serve`` would refuse, ``check`` names, with the key and the line."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        make_certificate(tmp_path, name)
+    (tmp_path / "ca.pem").write_text("none")
+    listen = "[listen]\nmqtts = '127.0.0.1:8883'\n[tls]\ncertificate = {}\nprivate_key = {}\n"
+    on = "[[mqtt.listeners]]\nname = 'x'\naddress = '127.0.0.1:1'\ntls = true\n"
+    ca = on + "client_certificates = 'required'\nclient_ca = 'ca.pem'\n"
+    for text, sentence in (
+        (listen.format("'/nope.pem'", "'a.key'"), ":4: tls.certificate: cannot read /nope.pem for TLS: No such file"),
+        (listen.format("'a.pem'", "'/nope.key'"), ":5: tls.private_key: cannot read /nope.key for TLS: No such file"),
+        (listen.format("'a.pem'", "'b.key'"), ":5: tls.private_key: the key b.key does not belong to"),
+        (listen.format("'ca.pem'", "'b.key'"), ":4: tls.certificate: ca.pem and b.key are no PEM"),
+        (listen.format("'a.pem'", "'a.key'") + ca, "mqtt.listeners[1].client_ca: ca.pem holds no PEM"),
+        (
+            listen.format("'/nope.pem'", "'a.key'").replace("mqtts", "kafka") + on,
+            ":4: tls.certificate",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path, text)
+        (fault,) = caught.value.faults
+        assert sentence in str(fault)
+    assert read(tmp_path, listen.format("'a.pem'", "'a.key'")).tls.certificate == "a.pem"
+    # What nobody opens is nobody's fault.
+    assert read(tmp_path, listen.format("'/nope.pem'", "'a.key'").replace("mqtts", "kafka")).tls.certificate
+
+
+def test_a_rule_for_nobody_is_part_of_the_advice(tmp_path: Path) -> None:
+    users = "[[login.users]]\nname = 'ann'\nadmin = true\ngroups = ['ops']\ncertificates = ['cn:ann']\n"
+    rules = (
+        "[[gate.rules]]\neffect = 'deny'\nwho = ['anne', '@op']\n"
+        "[[gate.rules]]\neffect = 'deny'\nwho = ['ann', '@ops', 'anonymous', '*']\n"
+        "[[gate.rates]]\nwho = ['@plant']\n"
+    )
+    assert advice(read(tmp_path, users + rules)) == [
+        "gate.rules[1] speaks of 'anne', but no user has that name",
+        "gate.rules[1] speaks of @op, but no user is in such a group",
+        "gate.rates[1] speaks of @plant, but no user is in such a group",
+    ]
+    relayed = listener("proxy_protocol = true\nproxy_trusted = ['127.0.0.1']\ncertificate_users = 'any'\n")
+    said = advice(read(tmp_path, users + rules + relayed))
+    assert not [sentence for sentence in said if "anne" in sentence], "a certificate may have any name there"
+    assert [sentence for sentence in said if "@op," in sentence]
+
+
+def test_listeners_with_settings_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_certificate(tmp_path, "a")
+    (tmp_path / "ca.pem").write_bytes((tmp_path / "a.pem").read_bytes())
     config = read(tmp_path, GOOD)
     every = config.mqtt.every_listener(config.listen.mqtt, config.listen.mqtts)
     assert [(listener.name, listener.about) for listener in every] == [
