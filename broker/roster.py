@@ -75,6 +75,8 @@ class Roster:
             self._per_principal[agent.principal_name] = self._per_principal.get(agent.principal_name, 0) + 1
             self.skills.change(agent, agent.merged_card())
             agent.told = True
+            # What is so already is newer than all that was said before the restart, older than all that will be.
+            agent.revision = self.history.revision
             if agent.lease_due_ms:
                 self._arm_lease(agent)
             self.fade(agent)

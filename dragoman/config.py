@@ -154,20 +154,17 @@ def _check_listeners(reader: Reader, mqtt: MqttSettings, listen: ListenSettings,
 
 def _check_tls(reader: Reader, config: Config) -> None:
     """Opens what TLS listeners are going to: found here, it is found before anything listens, and has its line."""
-    from dragoman.adapters.serving.tls import TlsError, server_context
-
     wanted = {"": ""} if config.listen.tls else {}
     for number, listener in enumerate(config.mqtt.listeners, start=1):
         if listener.tls:
             wanted[f"mqtt.listeners[{number}]"] = listener.client_ca
     for table, client_ca in wanted.items():
-        try:
-            server_context(config.tls, client_ca=client_ca)
-        except TlsError as error:
-            if error.key != "client_ca":
-                reader.fault(f"tls.{error.key}", str(error))
-                return
-            reader.fault(f"{table}.client_ca", str(error))
+        fault = config.tls.fault(client_ca)
+        if fault is not None and fault[0] != "client_ca":
+            reader.fault(f"tls.{fault[0]}", fault[1])
+            return
+        if fault is not None:
+            reader.fault(f"{table}.client_ca", fault[1])
 
 
 def _line(fault: Fault) -> int:

@@ -172,7 +172,10 @@ class Remote:
             )
         if isinstance(error, TimeoutError):
             return RemoteError(f"the mesh at {self._url} did not answer in time")
-        return RemoteError(f"the connection to {self._url} broke: {str(error) or type(error).__name__}")
+        hint = ""
+        if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | aiohttp.ClientResponseError):
+            hint = "; is this the port of HTTP? `dragoman serve` says which is whose"
+        return RemoteError(f"the connection to {self._url} broke: {str(error) or type(error).__name__}{hint}")
 
 
 def problem_text(problem: Mapping[str, Any]) -> str:

@@ -45,9 +45,10 @@ ECHO_S: Final = 0.5
 
 def run(config: Config, ready_file: Path | None, say: Say) -> int:
     """Runs a mesh until a signal ends it; the exit code. Raises CannotStartError."""
+    _remove(ready_file)
+    _check_place(ready_file)
     os.umask(PRIVATE)
     _raise_file_limit()
-    _remove(ready_file)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, ready_file, say))
 
@@ -174,6 +175,18 @@ def _remove(ready_file: Path | None) -> None:
             ready_file.unlink(missing_ok=True)
     except OSError as error:
         raise CannotStartError(f"the ready file {ready_file} cannot be replaced: {error.strerror}") from None
+
+
+def _check_place(ready_file: Path | None) -> None:
+    """Whether it can be written is known before anything listens: the file is written when everything does."""
+    if ready_file is None:
+        return
+    try:
+        descriptor, beside = tempfile.mkstemp(dir=ready_file.parent, prefix=f".{ready_file.name}.")
+        os.close(descriptor)
+        os.unlink(beside)
+    except OSError as error:
+        raise CannotStartError(f"the ready file {ready_file} cannot be written: {error.strerror}") from None
 
 
 def _raise_file_limit() -> None:

@@ -141,14 +141,14 @@ class A2aEndpoint:
         async def serve(ask: Ask) -> JsonObject | web.StreamResponse:
             return await self._serve(http, ask, self._named(http) if "agent" in http.match_info else None)
 
-        return await serve_rpc(http, serve, lambda: _check_version(http))
+        return await serve_rpc(http, serve, lambda: self._check_asked(http))
 
     def rest(self, method: str) -> Answer:
         """The route of one method in HTTP+JSON."""
 
         async def serve(http: web.Request) -> web.StreamResponse:
             try:
-                _check_version(http)
+                self._check_asked(http)
                 ask = Ask(method, await _parameters(http), lambda item: item, from_query=http.method == "GET")
                 answer = await self._serve(http, ask, self._named(http))
             except A2aError as error:
@@ -172,6 +172,12 @@ class A2aEndpoint:
         return await self._methods.answer(http, party, ask)
 
     # -- whom ----------------------------------------------------------------------------------------
+
+    def _check_asked(self, http: web.Request) -> None:
+        """That there is such an agent, then the version: who has the wrong address is not told to mend a header."""
+        if "agent" in http.match_info:
+            self._desk.party(http[PRINCIPAL], agent_of(http, self._broker.directory), self._named(http), {})
+        _check_version(http)
 
     def _named(self, http: web.Request) -> str:
         """The agent in the path, from the path as it was sent: what the framework decodes for us is lossy."""

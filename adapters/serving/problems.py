@@ -61,7 +61,10 @@ def from_framework(error: web.HTTPException) -> web.Response:
     phrase = HTTPStatus(error.status).phrase
     if error.status == 413:
         return respond(Refusal(Reason.TOO_LARGE, "the body is larger than this listener takes"))
-    response = respond_with(Problem("about:blank", phrase, error.status, error.text or ""))
+    detail = error.text or ""
+    if error.status in (404, 405):
+        detail = f"{phrase}: what this listener has, and how it is asked, is in /openapi.json"
+    response = respond_with(Problem("about:blank", phrase, error.status, detail))
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response

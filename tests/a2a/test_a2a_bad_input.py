@@ -159,6 +159,17 @@ def test_only_one_version_is_spoken(version: str) -> None:
     run(body)
 
 
+def test_who_has_the_wrong_address_is_not_told_to_mend_a_header() -> None:
+    async def body(mesh: A2aMesh) -> None:
+        ask = {"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {}}
+        _, _, answer = await mesh.post("/nobody", ask, headers={"A2A-Version": ""})
+        assert "nobody" in answer["error"]["message"]
+        _, _, answer = await mesh.post("/nobody/tasks", None, method="GET", headers={"A2A-Version": ""})
+        assert "nobody" in answer["error"]["message"]
+
+    run(body)
+
+
 def test_patch_numbers_are_not_negotiated() -> None:
     async def body(mesh: A2aMesh) -> None:
         mesh.add("t1")

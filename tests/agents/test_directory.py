@@ -126,6 +126,22 @@ def test_a_takeover_whose_old_end_comes_late_leaves_the_agent_online() -> None:
     assert state(world, "a") is State.ONLINE
 
 
+def test_seq_never_goes_back_over_a_crash() -> None:
+    world = World()
+
+    def seq() -> int:
+        ((_, payload),) = world.directory._roster.presences(None, lambda name: True)
+        return int(json.loads(payload)["seq"])
+
+    session = world.arrive("a", keeps=True)
+    world.directory.depart(session, clean=True, keeps=True)
+    before = seq()
+    world = world.after_crash()
+    there = seq()
+    world.arrive("a", keeps=True)
+    assert before <= there < seq()
+
+
 def test_session_numbers_rise_even_when_the_agent_was_forgotten_and_over_a_crash() -> None:
     world = World()
     numbers = []

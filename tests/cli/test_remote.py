@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aiohttp import web
 
+from dragoman.adapters.serving.settings import ListenSettings
+from dragoman.config import MEMORY, Config
+from dragoman.mesh import Mesh
 from dragoman.remote import Event, EventLines, Remote, RemoteError, payload_of, problem_text, skills_of
 
 Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -164,6 +167,18 @@ def test_a_broken_connection_is_a_sentence() -> None:
 
     with pytest.raises(RemoteError, match=r"the connection to http://127\.0\.0\.1:[0-9]+ broke"):
         with_server(route, work)
+
+
+def test_the_port_of_another_protocol_is_guessed_at() -> None:
+    async def main() -> None:
+        listen = ListenSettings(mqtt="127.0.0.1:0", kafka="127.0.0.1:0", http="off")
+        async with Mesh(Config(data=MEMORY, listen=listen)) as mesh:
+            for name in ("mqtt", "kafka"):
+                async with Remote(f"http://{mesh.addresses[name]}", None) as remote:
+                    with pytest.raises(RemoteError, match="is this the port of HTTP"):
+                        await remote.agents({})
+
+    asyncio.run(main())
 
 
 def test_payloads_are_bytes_again() -> None:

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from dragoman import running
+from dragoman.adapters.serving.settings import ListenSettings
 from dragoman.broker.log.contract import LogError
 from dragoman.broker.log.settings import LogSettings
 from dragoman.broker.log.upkeep import compact
+from dragoman.config import Config
 from dragoman.mesh import CannotStartError
 from tests.cli.raw_mqtt import RawMqtt
 from tests.clients.mesh import MQTT_ONLY, MeshProcess
@@ -149,6 +151,14 @@ def test_a_ready_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(CannotStartError, match=r"the ready file .* cannot be written: No space left on device"):
         running._write_whole(ready, "second")
     assert (ready.read_text(), os.listdir(tmp_path)) == ("first\n", ["ready"])
+
+
+def test_a_ready_file_that_cannot_be_is_told_before_anything_listens(tmp_path: Path) -> None:
+    said: list[str] = []
+    config = Config(data=str(tmp_path / "data"), listen=ListenSettings(mqtt="off", kafka="off", http="off"))
+    with pytest.raises(CannotStartError, match=r"the ready file .* cannot be written: No such file"):
+        running.run(config, tmp_path / "absent" / "ready", said.append)
+    assert (said, os.listdir(tmp_path)) == ([], [])
 
 
 @pytest.mark.slow

@@ -56,9 +56,8 @@ def test_their_clients_are_installed_with_the_tests() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
     declared = {re.split(r"[^A-Za-z0-9_.-]", one)[0] for one in wanted}
-    imported = {
-        module.partition(".")[0] for test in CELLS for tree in _parts(test).values() for module in _imports(tree)
-    }
+    trees = [tree for test in CELLS for tree in _parts(test).values()]
+    imported = {module.partition(".")[0] for tree in trees for module in _imports(tree)}
     assert imported & CLIENTS.keys() == CLIENTS.keys(), "a client the cells no longer use"
     assert set(CLIENTS.values()) <= declared
 

@@ -137,13 +137,6 @@ class Stage:
                 complaints = [line for actor in self.actors for line in actor.complaints[-5:]]
                 raise Failed(f"{step}: not seen by {', '.join(missing)}\n" + "\n".join(complaints)) from None
 
-    def check(self, step: str, holds: bool, why: str) -> None:
-        """A step the director can judge by itself. Raises Failed."""
-        if not holds:
-            raise Failed(f"{step}: {why}")
-        self.steps.append(step)
-        self.console.print(f"           [bold green]✓[/bold green] {step} [dim]({why})[/dim]")
-
     def all(self, who: str) -> list[Fact]:
         """Everything an actor has said so far."""
         return [fact for name, fact in self._seen[: self.now] if name == who]
