@@ -293,6 +293,10 @@ class Mesh:
             self._desk = Desk(self.broker, self.config.a2a, version=__version__)
             listeners.append(self._desk)
             listeners.extend(self._a2a_over_mqtt(self._desk, every))
+        if every and self.config.mcp.mqtt_servers_max:
+            from dragoman.adapters.mcp.mqtt_servers import MqttServers
+
+            listeners.append(MqttServers(self.broker, self.config.mcp.mqtt_servers_max))
         if every:
             listeners.extend(self._mqtt(every, bound, limits))
         if "kafka" in bound or "kafkas" in bound:

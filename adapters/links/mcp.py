@@ -22,9 +22,9 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from dragoman.adapters.links.link import LinkError
-from dragoman.adapters.links.mcp_forms import answer_of, arguments_of, card_of, part_of, skills_of
 from dragoman.adapters.links.party import Party
 from dragoman.adapters.serving.answers import Answer
+from dragoman.adapters.serving.mcp_forms import answer_of, arguments_of, card_of, part_of, skills_of
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:

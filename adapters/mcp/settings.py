@@ -77,6 +77,13 @@ class McpSettings:
         0, unit="ms", low=0, why="how long a client may keep a list; it depends on who asks and when"
     )
 
+    mqtt_servers_max: int = key(
+        1000,
+        unit="servers",
+        low=0,
+        why="MCP servers over MQTT whose tools are skills here; 0: their topics are channels and nothing more",
+    )
+
     def __post_init__(self) -> None:
         """Relations between limits that would otherwise only show under load."""
         for each, all_ in (

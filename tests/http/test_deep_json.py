@@ -8,9 +8,9 @@ import json
 import pytest
 
 from dragoman.adapters.a2a.views import part_of
-from dragoman.adapters.links import a2a_wire, mcp_forms
+from dragoman.adapters.links import a2a_wire
 from dragoman.adapters.mcp.contents import answer_result
-from dragoman.adapters.serving import a2a_forms
+from dragoman.adapters.serving import a2a_forms, mcp_forms
 from dragoman.adapters.serving.a2a_forms import FormError
 from dragoman.adapters.serving.json_in import DEPTH_MAX, read_json, shallow
 from dragoman.routing.refusals import Refusal

@@ -12,8 +12,8 @@ import pytest
 from mcp import Client
 
 from dragoman import Mesh
-from dragoman.adapters.links.mcp_forms import skills_of
 from dragoman.adapters.links.settings import LinkSettings, RouteSettings
+from dragoman.adapters.serving.mcp_forms import skills_of
 from dragoman.adapters.serving.settings import ListenSettings
 from dragoman.broker.presence import State
 from dragoman.config import Config
