@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import codes, enhanced, flights, mapping, subscribing
+from dragoman.adapters.mqtt import codes, enhanced, flights, intake, mapping, subscribing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
 from dragoman.adapters.mqtt.delivering import Aliases
 from dragoman.adapters.mqtt.encoders import FORM_4, FORM_5, FORM_OWN, encode_connack
@@ -73,6 +73,9 @@ def _credentials(session: MqttSession, packet: Connect) -> Credentials:
 def _unacceptable(session: MqttSession, packet: Connect) -> tuple[int, str] | None:
     if not session.listener.speaks(session.version):
         return Code.UNSUPPORTED_PROTOCOL_VERSION, f"this listener takes MQTT {', '.join(session.listener.versions)}"
+    unfit = intake.unfit(session.realm.settings, packet.will.topic) if packet.will is not None else None
+    if unfit is not None:
+        return Code.TOPIC_NAME_INVALID, f"the will's topic: {unfit.detail}"
     connects = session.realm.connects
     if connects is not None and connects.take(session.realm.core.monotonic_ms):
         return Code.CONNECTION_RATE_EXCEEDED, "more clients connect than mqtt.connects_per_s allows"

@@ -14,6 +14,7 @@ from dragoman.routing.refusals import Reason, Refusal
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.packets import Publish
     from dragoman.adapters.mqtt.session import MqttSession
+    from dragoman.adapters.mqtt.settings import MqttSettings
     from dragoman.routing.message import Message
 
 Say: TypeAlias = "Callable[[MqttSession, Message], Ticket | Refusal]"
@@ -92,6 +93,16 @@ def _overrun(session: MqttSession, packet: Publish) -> bool:
     if session.owed:
         session.wire.hold(True)
     return False
+
+
+def unfit(settings: MqttSettings, topic: bytes, reason: Reason = Reason.NAME_INVALID) -> Refusal | None:
+    """Why a topic or filter is longer or deeper than the settings allow; every name has been checked otherwise."""
+    if len(topic) > settings.topic_bytes_max:
+        return Refusal(reason, f"it has {len(topic)} bytes, mqtt.topic_bytes_max is {settings.topic_bytes_max}")
+    levels = topic.count(b"/") + 1
+    if levels > settings.topic_levels_max:
+        return Refusal(reason, f"it has {levels} levels, mqtt.topic_levels_max is {settings.topic_levels_max}")
+    return None
 
 
 def too_large(size: int, most: int) -> Refusal:

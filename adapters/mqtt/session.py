@@ -322,6 +322,10 @@ class MqttSession:
             return None
         if len(self._routes) >= ROUTES_MAX:
             self._routes.clear()
+        unfit = intake.unfit(self.realm.settings, packet.topic)
+        if unfit is not None:
+            intake.refuse(self, packet, unfit)
+            return None
         if self._gate.generation != self.generation:
             self.generation = self._gate.generation
             pacing.begin(self)

@@ -79,6 +79,12 @@ class MqttSettings:
         high=65_535,
         why="told 5.0 clients as Server Keep Alive if they ask for more or none; 0 = theirs holds",
     )
+    topic_levels_max: int = key(
+        128, unit="levels", low=1, high=128, why="of topics and filters; deeper ones are refused with 0x90 and 0x8F"
+    )
+    topic_bytes_max: int = key(
+        65_535, unit="bytes", low=1, high=65_535, why="of topics and filters; longer ones are refused like deeper ones"
+    )
     sessions_max: int = key(100_000, unit="sessions", low=1, why="kept for clients that are away or connected")
     listeners: tuple[ListenerSettings, ...] = key(
         (), why="MQTT listeners besides those of [listen], each with settings of its own", check=listeners_problem

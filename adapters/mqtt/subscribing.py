@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import codes, mapping
+from dragoman.adapters.mqtt import codes, intake, mapping
 from dragoman.adapters.mqtt.codes import SUBACK_FAILURE, Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import encode_suback, encode_unsuback
 from dragoman.adapters.mqtt.packets import Subscribe, Unsubscribe
@@ -52,7 +52,7 @@ def _one(session: MqttSession, wanted: Wanted, identifier: int, replays: list[Su
         identifier=identifier,
     )
     known = wanted.filter in session.standing.filters
-    subscription = _enter(session, wanted.filter, row)
+    subscription = _unwanted(session, wanted.filter, known) or _enter(session, wanted.filter, row)
     if isinstance(subscription, Refusal):
         concealed = (
             subscription.reason is Reason.NOT_AUTHORIZED and session.realm.settings.denied_subscribe == "conceal"
@@ -64,6 +64,19 @@ def _one(session: MqttSession, wanted: Wanted, identifier: int, replays: list[Su
     if subscription is not None and (handling == SEND_RETAINED or (handling == SEND_RETAINED_IF_NEW and not known)):
         replays.append(subscription)
     return wanted.qos
+
+
+def _unwanted(session: MqttSession, filter_: str, known: bool) -> Refusal | None:
+    """Why a filter is not even looked at. Shared ones count too: the broker keeps those elsewhere."""
+    realm = session.realm
+    refusal = intake.unfit(realm.settings, filter_.encode(), Reason.FILTER_INVALID)
+    most = realm.core.settings.subscriptions_per_session_max
+    if refusal is None and not known and len(session.standing.filters) >= most:
+        detail = f"the session has {most} subscriptions, broker.subscriptions_per_session_max allows no more"
+        refusal = Refusal(Reason.QUOTA_EXCEEDED, detail)
+    if refusal is not None:
+        realm.metrics.refuse(refusal.reason)
+    return refusal
 
 
 def _enter(session: MqttSession, filter_: str, row: FilterRow) -> Subscription | Refusal | None:
