@@ -154,17 +154,17 @@ def _check_listeners(reader: Reader, mqtt: MqttSettings, listen: ListenSettings,
 
 def _check_tls(reader: Reader, config: Config) -> None:
     """Opens what TLS listeners are going to: found here, it is found before anything listens, and has its line."""
-    wanted = {"": ""} if config.listen.tls else {}
+    wanted = {"": ("", "")} if config.listen.tls else {}
     for number, listener in enumerate(config.mqtt.listeners, start=1):
         if listener.tls:
-            wanted[f"mqtt.listeners[{number}]"] = listener.client_ca
-    for table, client_ca in wanted.items():
-        fault = config.tls.fault(client_ca)
-        if fault is not None and fault[0] != "client_ca":
+            wanted[f"mqtt.listeners[{number}]"] = (listener.client_ca, listener.client_crl)
+    for table, files in wanted.items():
+        fault = config.tls.fault(*files)
+        if fault is not None and not fault[0].startswith("client_"):
             reader.fault(f"tls.{fault[0]}", fault[1])
             return
         if fault is not None:
-            reader.fault(f"{table}.client_ca", fault[1])
+            reader.fault(f"{table}.{fault[0]}", fault[1])
 
 
 def _line(fault: Fault) -> int:

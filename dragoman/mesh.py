@@ -358,7 +358,7 @@ class Mesh:
         tls = None
         if settings.tls:
             required = settings.client_certificates == "required"
-            tls = self._tls(client_ca=settings.client_ca, required=required)
+            tls = self._tls(client_ca=settings.client_ca, client_crl=settings.client_crl, required=required)
         if settings.transport == "websocket":
             from dragoman.adapters.mqtt.websocket_listener import WebSocketListener
 
@@ -394,7 +394,7 @@ class Mesh:
             if name in bound
         ]
 
-    def _tls(self, *, client_ca: str = "", required: bool = False) -> ssl.SSLContext:
+    def _tls(self, *, client_ca: str = "", client_crl: str = "", required: bool = False) -> ssl.SSLContext:
         from dragoman.adapters.serving.tls import server_context
 
-        return server_context(self.config.tls, client_ca=client_ca, required=required)
+        return server_context(self.config.tls, client_ca=client_ca, client_crl=client_crl, required=required)

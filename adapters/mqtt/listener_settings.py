@@ -104,6 +104,13 @@ class ListenerSettings:
         why="whether clients show one: in TLS, or (with proxy_protocol and no TLS here) to the relay, which says so",
     )
     client_ca: str = key("", unit="path", why="PEM file of who signs the clients' certificates")
+    client_crl: str = key(
+        "",
+        unit="path",
+        why="PEM file of those of its certificates that were taken back, read at the start; out of date, it lets "
+        "nobody in",
+        peers="mosquitto: crlfile",
+    )
     identity: str = key(
         "cn",
         choices=("cn", "san", "none"),
@@ -141,13 +148,14 @@ class ListenerSettings:
 
     def _certificates_problem(self) -> str | None:
         if self.client_certificates == "off":
-            return 'client_ca needs client_certificates = "optional" or "required"' if self.client_ca else None
+            given = self.client_ca or self.client_crl
+            return 'client_ca and client_crl need client_certificates = "optional" or "required"' if given else None
         if self.tls:
             return None if self.client_ca else "client_certificates needs client_ca, the file of who signs them"
         if not self.proxy_protocol:
             return "client_certificates needs tls = true, or a relay with TLS and proxy_protocol = true"
-        if self.client_ca:
-            return "client_ca is of no use without TLS here: the relay has checked the certificate"
+        if self.client_ca or self.client_crl:
+            return "client_ca and client_crl are of no use without TLS here: the relay has checked the certificate"
         if self.identity == "san":
             return 'a relay tells the common name alone; write identity = "cn"'
         return None

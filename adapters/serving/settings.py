@@ -138,13 +138,13 @@ class TlsSettings:
         if bool(self.certificate) != bool(self.private_key):
             raise ValueError("certificate and private_key come together: give both or neither")
 
-    def fault(self, client_ca: str = "") -> tuple[str, str] | None:
+    def fault(self, client_ca: str = "", client_crl: str = "") -> tuple[str, str] | None:
         """Opens the files as a listener will: the key of the one that does not serve and a sentence, or None."""
         # TLS costs a start 10 ms that most need not pay.
         from dragoman.adapters.serving.tls import TlsError, server_context
 
         try:
-            server_context(self, client_ca=client_ca)
+            server_context(self, client_ca=client_ca, client_crl=client_crl)
         except TlsError as error:
             return error.key, str(error)
         return None

@@ -14,17 +14,20 @@ _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3
 
 
 class TlsError(ListenError):
-    """A file that does not serve. ``key``: which of certificate, private_key and client_ca names it."""
+    """A file that does not serve. ``key``: which of certificate, private_key, client_ca and client_crl names it."""
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(text)
         self.key = key
 
 
-def server_context(settings: TlsSettings, *, client_ca: str = "", required: bool = False) -> ssl.SSLContext:
+def server_context(
+    settings: TlsSettings, *, client_ca: str = "", client_crl: str = "", required: bool = False
+) -> ssl.SSLContext:
     """The context for a TLS listener of a mesh. Raises TlsError. Read again, it takes renewed files.
 
-    ``client_ca``: a PEM file of who signs the clients' certificates; "" = clients are asked for none.
+    ``client_ca``: a PEM file of who signs the clients' certificates; "" = clients are asked for none. ``client_crl``:
+    one of those that were taken back; "" = none was.
     """
     if not settings.certificate:
         raise TlsError("certificate", "a TLS listener needs tls.certificate and tls.private_key in the configuration")
@@ -43,15 +46,20 @@ def server_context(settings: TlsSettings, *, client_ca: str = "", required: bool
             f"the key {settings.private_key} is encrypted; decrypt it with `openssl pkey -in KEY -out PLAIN`",
         ) from None
     if client_ca:
-        _readable("client_ca", client_ca)
-        try:
-            context.load_verify_locations(client_ca)
-        except ssl.SSLError as error:
-            raise TlsError(
-                "client_ca", f"{client_ca} holds no PEM certificates ({error.reason or 'not understood'})"
-            ) from None
+        _load(context, "client_ca", client_ca, "certificates")
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+    if client_crl:
+        _load(context, "client_crl", client_crl, "list of revoked certificates")
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
+
+
+def _load(context: ssl.SSLContext, key: str, path: str, what: str) -> None:
+    _readable(key, path)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise TlsError(key, f"{path} holds no PEM {what} ({error.reason or 'not understood'})") from None
 
 
 class _EncryptedKeyError(Exception):

@@ -149,12 +149,13 @@ def listener(text: str, *, name: str = "x", address: str = "127.0.0.1:1") -> str
         (listener("versions = []"), "speaks no version"),
         (listener("anonymous = 'sometimes'"), 'must be one of "inherit", "loopback"'),
         (listener("connections_max = -1"), "0 or more, not -1"),
-        (listener("client_ca = 'ca.pem'"), "client_ca needs client_certificates"),
+        (listener("client_ca = 'ca.pem'"), "client_ca and client_crl need client_certificates"),
+        (listener("client_crl = 'crl.pem'"), "client_ca and client_crl need client_certificates"),
         (listener("client_certificates = 'required'"), "needs tls = true, or a relay with TLS and proxy_protocol"),
         (listener("tls = true\nclient_certificates = 'required'"), "client_certificates needs client_ca"),
         (
             listener("proxy_protocol = true\nclient_certificates = 'optional'\nclient_ca = 'x'"),
-            "client_ca is of no use without TLS here",
+            "are of no use without TLS here",
         ),
         (
             listener("proxy_protocol = true\nclient_certificates = 'optional'\nidentity = 'san'"),

@@ -42,5 +42,16 @@ class Authority:
         key.chmod(0o600)
         return certificate, key
 
+    def revoke(self, *certificates: Path) -> Path:
+        """The list of certificates that were taken back: these."""
+        made, config, index = (self._folder / name for name in ("crl.pem", "ca.cnf", "index.txt"))
+        index.write_text("")
+        config.write_text(f"[ca]\ndefault_ca=it\n[it]\ndatabase={index}\ndefault_md=sha256\ndefault_crl_days=2\n")
+        signing = ("ca", "-config", config, "-keyfile", self._ca_key, "-cert", self.ca)
+        for certificate in certificates:
+            self._run(*signing, "-revoke", certificate)
+        self._run(*signing, "-gencrl", "-out", made)
+        return made
+
     def _run(self, *arguments: str | Path) -> None:
         subprocess.run([self._openssl, *arguments], check=True, capture_output=True)

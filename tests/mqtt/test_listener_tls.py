@@ -104,14 +104,18 @@ def test_who_stalls_in_the_handshake_is_cut_in_time(loop: str, pki: Pki) -> None
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_what_is_no_tls_is_counted(loop: str, pki: Pki) -> None:
+def test_what_is_no_tls_is_counted_and_takes_up_no_room(loop: str, pki: Pki) -> None:
     async def scene(mesh: Mesh) -> None:
-        peer = await Peer.open(mesh, "devices")
-        peer.writer.write(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x00\x00\x00")
-        await peer.ended()
-        assert mesh.broker.metrics.wire("mqtt").errors == 1
+        for count in (1, 2):
+            peer = await Peer.open(mesh, "devices")
+            peer.writer.write(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x00\x00\x00")
+            await peer.ended()
+            assert mesh.broker.metrics.wire("mqtt").errors == count
+        assert await shown(mesh, pki, pki.device) == (0, "dev1")
+        assert mesh.broker.metrics.wire("mqtt").turned_away == 0
 
-    play(scene, pki.listener(), loop=loop, tls=pki.tls())
+    listener = pki.listener(certificate_users="any")
+    play(scene, listener, loop=loop, tls=pki.tls(), limits=LimitSettings(connections_max=1))
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -127,6 +131,17 @@ def test_a_relay_that_passes_tls_on_says_first_for_whom(loop: str, pki: Pki) -> 
     users = (UserSettings(name="dev1", certificates=("cn:dev1",)),)
     listener = pki.listener(proxy_protocol=True)
     play(scene, listener, loop=loop, tls=pki.tls(), login=LoginSettings(users=users))
+
+
+def test_a_certificate_that_was_taken_back_is_none(pki: Pki) -> None:
+    async def scene(mesh: Mesh) -> None:
+        assert (await shown(mesh, pki, pki.device))[0] == 0
+        with pytest.raises((OSError, EOFError)):
+            await shown(mesh, pki, stolen)
+
+    stolen = pki.authority.sign("stolen", "/CN=dev2")
+    listener = pki.listener(certificate_users="any", client_crl=str(pki.authority.revoke(stolen[0])))
+    play(scene, listener, tls=pki.tls())
 
 
 # -- as whom -----------------------------------------------------------------------------------------
@@ -262,6 +277,8 @@ def test_an_authority_that_is_none_is_said_at_the_start(pki: Pki, tmp_path: Path
     none.write_text("no certificate")
     with pytest.raises(CannotStartError, match=r"none\.pem holds no PEM certificates"):
         play(scene, pki.listener(client_ca=str(none)), tls=pki.tls())
+    with pytest.raises(CannotStartError, match=r"none\.pem holds no PEM list of revoked certificates"):
+        play(scene, pki.listener(client_crl=str(none)), tls=pki.tls())
 
 
 def test_a_plain_tls_listener_asks_for_no_certificate(pki: Pki) -> None:

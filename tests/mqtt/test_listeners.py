@@ -248,7 +248,8 @@ def test_a_stop_ends_those_who_are_only_half_in() -> None:
     async def scene(mesh: Mesh) -> None:
         half = await Peer.open(mesh, "relayed", b"PROXY TCP4 203.")
         await until(lambda: len(asyncio.all_tasks()) > 1)
-        await mesh.stop(1)
+        async with asyncio.timeout(5):  # half of what they have
+            await mesh.stop(1)
         assert await half.ended()
 
     play(scene, RELAYED)
