@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from dragoman.adapters.mqtt.realm import Realm
     from dragoman.adapters.serving.limits import ConnectionLimits
     from dragoman.adapters.serving.web_settings import WebSettings
-    from dragoman.broker.timers import Timer
 
 
 @final
@@ -45,8 +44,6 @@ class WebSocketListener:
         self._settings = settings
         self._web = web_settings
         self._asks_certificates = tls is not None and settings.client_certificates != "off"
-        #: connections on which no request has come yet
-        self._waiting: dict[web.RequestHandler, Timer] = {}
         self._server = web.Server(self._answer, handler_cancellation=True)
         self._entrance = Entrance(
             sockets, self._connection, limits, realm.counters, realm.complaints, tls=tls, relays=settings.relays
@@ -74,31 +71,27 @@ class WebSocketListener:
         )
         # Nobody has shown who it is before CONNECT: the time for that begins with the connection.
         connect_ms = int(self._limits.settings.connect_deadline_s * 1000)
-        self._waiting[connection] = self._realm.broker.timers.after(connect_ms, self._too_late, connection)
+        connection.deadline = self._realm.broker.timers.after(connect_ms, WebConnection.cut, connection)
         return connection
 
     def _full(self) -> bool:
         return 0 < self._settings.connections_max <= len(self._server.connections)
 
-    def _too_late(self, connection: web.RequestHandler) -> None:
-        del self._waiting[connection]
-        assert isinstance(connection, WebConnection)
-        connection.cut()
-
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The only request of a connection."""
         connection = request.protocol
-        timer = self._waiting.pop(connection)
-        timer.cancel()
         assert isinstance(connection, WebConnection)
-        assert connection.arrival is not None, "it has arrived"
+        deadline, arrival = connection.deadline, connection.arrival
+        assert deadline is not None, "it had one from its beginning"
+        assert arrival is not None, "it has arrived"
+        deadline.cancel()
         if self._asks_certificates:
-            connection.arrival.certificate = certificate_names(request.get_extra_info("peercert"))
-        left_ms = max(0, timer.due_ms - self._realm.broker.clock.monotonic_ms())
+            arrival.certificate = certificate_names(request.get_extra_info("peercert"))
+        left_ms = max(0, deadline.due_ms - self._realm.broker.clock.monotonic_ms())
         answer: web.StreamResponse
         try:
             self._check(request)
-            answer = await carry(request, self._realm, left_ms, self._settings, connection.arrival)
+            answer = await carry(request, self._realm, left_ms, self._settings, arrival)
         except RefusedError as error:
             answer = problems.respond(error.refusal)
         except web.HTTPException as error:

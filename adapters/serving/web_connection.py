@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from dragoman.adapters.serving.complaints import Complaints
     from dragoman.adapters.serving.limits import ConnectionLimits
     from dragoman.broker.metrics import Wire
+    from dragoman.broker.timers import Timer
 
 
 @final
 class WebConnection(web.RequestHandler):
     """One connection, counted against the limits of the whole mesh. ``full`` is asked whether there is room for it."""
 
-    __slots__ = ("_complaints", "_full", "_limits", "_wire", "arrival")
+    __slots__ = ("_complaints", "_full", "_limits", "_wire", "arrival", "deadline")
 
     def __init__(
         self,
@@ -42,6 +43,8 @@ class WebConnection(web.RequestHandler):
         self._complaints = complaints
         self._full = full
         self.arrival = arrival
+        #: forgotten with the connection; whoever sets it cancels it once the request has come
+        self.deadline: Timer | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Lets the connection in, or cuts it: there is no request yet that could be answered."""
@@ -83,6 +86,8 @@ class WebConnection(web.RequestHandler):
         self._wire.open -= 1
         if self.arrival is not None:
             self.arrival.leave(self._limits)
+        if self.deadline is not None:
+            self.deadline.cancel()
         super().connection_lost(exc)
 
 
