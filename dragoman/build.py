@@ -95,8 +95,11 @@ def clean() -> int:
     return len(files)
 
 
-def build() -> None:
-    """Compiles in place. Needs mypy (the ``test`` extra has it), a C compiler and Python's headers."""
+def build(opt_level: str = "3") -> None:
+    """Compiles in place. Needs mypy (the ``test`` extra has it), a C compiler and Python's headers.
+
+    ``opt_level`` 0 is slow code that is there three times as soon: enough to see whether it works.
+    """
     from mypyc.build import mypycify
     from setuptools import setup
 
@@ -104,7 +107,7 @@ def build() -> None:
     with tempfile.TemporaryDirectory(prefix="dragoman-build-") as scratch:
         extensions = mypycify(
             [f"dragoman/{name}.py" for name in HOT],
-            opt_level="3",
+            opt_level=opt_level,
             debug_level="0",
             multi_file=True,
             group_name=GROUP,
