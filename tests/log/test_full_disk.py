@@ -57,8 +57,12 @@ def test_a_lock_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         assert CURE in refused(folder)
         assert os.listdir(folder) == []
-    # Had the descriptor leaked, its lock would say that somebody uses the folder.
     play(settings_for(folder), ten)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", no_room)
+        assert CURE in refused(folder)
+    # Had the descriptor leaked, its lock would say that somebody uses the folder.
+    play(settings_for(folder), ten_are_there)
 
 
 @pytest.mark.parametrize("what", ["write", "flush", "flush_folder"])
