@@ -176,6 +176,17 @@ def test_a_cancelled_call_is_cancelled_there():
     assert caller.failure is Reason.CANCELLED
 
 
+def test_a_call_may_take_as_long_as_its_deadline():
+    w, _ = world()
+    server = Server(w, tools=[ADD])
+    caller, _ = call(w, deadline_ms=300_000)
+    (asked,) = server.asked()
+    w.advance(200_000)
+    server.answer(asked, {"content": [{"type": "text", "text": "late"}]})
+    assert caller.outcome is not None
+    assert caller.outcome.payload == b"late"
+
+
 def test_one_that_goes_takes_its_tools_with_it_and_comes_back():
     w, servers = world()
     server = Server(w, tools=[ADD])
