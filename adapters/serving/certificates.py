@@ -45,8 +45,8 @@ def certificate_names(shown: Mapping[str, object] | None) -> tuple[str, ...]:
 
 
 def reserved(name: str) -> bool:
-    """Whether nobody can be called so: it means something else, or begins like a group or like what is the mesh's."""
-    return name in RESERVED_NAMES or name.startswith(("@", "$"))
+    """Whether nobody can be called so: it means something else or begins like a group, a link or the mesh."""
+    return name in RESERVED_NAMES or name.startswith(("@", "$", "link:"))
 
 
 def unlisted(certificate: Certificate) -> Principal | Refusal:

@@ -39,8 +39,8 @@ def _name_problem(value: object) -> str | None:
     assert isinstance(value, str)
     if not value or reserved(value):
         return (
-            f"{value!r} cannot be a user's name: it is empty, means something else, or begins with '@' like a group "
-            "or with '$'"
+            f"{value!r} cannot be a user's name: it is empty, means something else, or begins with '@' like a group, "
+            "with '$' or with 'link:'"
         )
     return None
 

@@ -75,6 +75,10 @@ def test_files_of_tls_are_opened_before_anything_listens(tmp_path: Path, monkeyp
         (listen.format("'ca.pem'", "'b.key'"), ":4: tls.certificate: ca.pem and b.key are no PEM"),
         (listen.format("'a.pem'", "'a.key'") + ca, "mqtt.listeners[1].client_ca: ca.pem holds no PEM"),
         (
+            listen.format("'a.pem'", "'a.key'") + ca.replace("ca.pem", "a.pem") + "client_crl = 'ca.pem'\n",
+            "mqtt.listeners[1].client_crl: ca.pem holds no PEM list of revoked",
+        ),
+        (
             listen.format("'/nope.pem'", "'a.key'").replace("mqtts", "kafka") + on,
             ":4: tls.certificate",
         ),

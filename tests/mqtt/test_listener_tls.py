@@ -234,7 +234,7 @@ def test_a_relay_that_ends_tls_tells_the_name_it_has_verified() -> None:
     assert [session.principal.name for session in world.broker.sessions() if session.protocol == "mqtt"] == ["pump"]
 
 
-@pytest.mark.parametrize("name", ["anonymous", "embedded", "*", "@ops", "$mesh", "a\nb", "x" * 257])
+@pytest.mark.parametrize("name", ["anonymous", "embedded", "*", "@ops", "$mesh", "link:plant", "a\nb", "x" * 257])
 def test_a_name_that_means_something_else_is_nobodys(name: str) -> None:
     world = World()
     answers: list[object] = []
