@@ -141,6 +141,10 @@ def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | N
     if known is not None and known.principal != session.principal.name and (known.connection or known.kept):
         return Refusal(Reason.AGENT_TAKEN, f"client id {client_id!r} belongs to another user")
     expiry_s = _expiry(session, packet)
+    _agree(session, packet)
+    properties = _connack(session, packet, client_id, expiry_s) if session.version == 5 else None
+    if len(encode_connack(session.version, False, 0, properties)) > session.packet_max:
+        return Refusal(Reason.TOO_LARGE, "the client takes no packet as large as its CONNACK [3.1.2-24]")
     if known is not None and known.backlog is not None and packet.clean_start:
         _discard(session, packet, known, kept_anew=expiry_s > 0)
         return None
@@ -158,11 +162,9 @@ def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | N
     standing.agent = session.agent
     standing.connection = session
     standings.wills.begin(standing.key, client_id, packet.will, session.principal, session.agent)
-    _agree(session, packet)
     session.phase = Phase.OPEN
     session.decoder.admit()
     realm.traffic.entered()
-    properties = _connack(session, packet, client_id, expiry_s) if session.version == 5 else None
     session.send(encode_connack(session.version, present, 0, properties))
     session.wire.accepted()
     _go(session, present)
@@ -231,13 +233,13 @@ def _agree(session: MqttSession, packet: Connect) -> None:
 
 
 def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: int) -> Properties:
+    """What CONNACK says of us, without what was merely asked for where that is too much [3.2.2-20]."""
     settings = session.realm.settings
     asked = packet.properties
     keepalive_s = session.keepalive_ms // 1500
     broker = session.realm.broker
     shown = session.enhanced
-    told = bool(asked.request_response_information)
-    return Properties(
+    said = Properties(
         session_expiry_interval=expiry_s if expiry_s != (asked.session_expiry_interval or 0) else None,
         receive_maximum=settings.receive_max,
         maximum_packet_size=settings.packet_bytes_max,
@@ -246,9 +248,13 @@ def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: in
         server_keep_alive=keepalive_s if keepalive_s != packet.keepalive else None,
         authentication_method=shown.method if shown is not None else None,
         authentication_data=shown.data if shown is not None else None,
-        response_information=broker.verbs.response_information if told else None,
-        user_properties=[(MESH_SELF, mesh_id(broker.log))] if told else [],
     )
+    if asked.request_response_information:
+        said.response_information = broker.verbs.response_information
+        said.user_properties = [(MESH_SELF, mesh_id(broker.log))]
+        if len(encode_connack(5, False, 0, said)) > session.packet_max:
+            said.response_information, said.user_properties = None, []
+    return said
 
 
 def wants_problems(session: MqttSession) -> bool:
@@ -270,9 +276,11 @@ def turn_away(session: MqttSession, code: int, detail: str) -> None:
     if session.decoder.version:
         version = session.decoder.version
         if version == 5:
-            session.send(encode_connack(5, False, code, session.reason(detail)))
+            frame = encode_connack(5, False, code, session.reason(detail))
         else:
-            session.send(encode_connack(version, False, return_code(code)))
+            frame = encode_connack(version, False, return_code(code))
+        if len(frame) <= session.packet_max:
+            session.send(frame)
     session.phase = Phase.CLOSED
     session.closing = True
     session.wire.wake()

@@ -28,6 +28,8 @@ def subscribe(session: MqttSession, packet: Subscribe) -> None:
     identifier = numbers[0] if numbers else 0
     codes: list[int] = []
     replays: list[Subscription] = []
+    if not _answerable(session, len(packet.subscriptions)):
+        return
     for wanted in packet.subscriptions:
         if wanted.no_local and wanted.filter.startswith("$share/"):
             session.fail(ProtocolError(Code.PROTOCOL_ERROR, "No Local on a shared subscription [3.8.3-4]"))
@@ -36,6 +38,14 @@ def subscribe(session: MqttSession, packet: Subscribe) -> None:
     ticket = session.realm.standings.save(session.standing)
     frame = encode_suback(session.version, packet.packet_id, codes)
     session.answer(ticket, frame, lambda _: frame, lambda: _replay(session, replays))
+
+
+def _answerable(session: MqttSession, count: int) -> bool:
+    """Whether the client takes an answer with so many reason codes. If not, it is not to be had: the connection ends."""
+    if len(encode_suback(session.version, 1, [0] * count)) <= session.packet_max:
+        return True
+    session.fail(ProtocolError(Code.PACKET_TOO_LARGE, "the client takes no answer to so many filters [3.1.2-24]"))
+    return False
 
 
 def _replay(session: MqttSession, subscriptions: list[Subscription]) -> None:
@@ -130,6 +140,8 @@ def restore(session: MqttSession) -> None:
 
 def unsubscribe(session: MqttSession, packet: Unsubscribe) -> None:
     """One reason code per filter; what is in flight is still completed [3.10.4-2]."""
+    if not _answerable(session, len(packet.filters)):
+        return
     codes = [_out(session, filter_) for filter_ in packet.filters]
     ticket: Ticket = session.realm.standings.save(session.standing)
     frame = encode_unsuback(session.version, packet.packet_id, codes)
