@@ -41,7 +41,7 @@ def subscribe(session: MqttSession, packet: Subscribe) -> None:
 
 
 def _answerable(session: MqttSession, count: int) -> bool:
-    """Whether the client takes an answer with so many reason codes. If not, it is not to be had: the connection ends."""
+    """Whether the client takes an answer with so many reason codes; if not, the connection ends."""
     if len(encode_suback(session.version, 1, [0] * count)) <= session.packet_max:
         return True
     session.fail(ProtocolError(Code.PACKET_TOO_LARGE, "the client takes no answer to so many filters [3.1.2-24]"))

@@ -1,4 +1,4 @@
-"""What no other test shows of MQTT 5.0 chapters 1 and 2 and of CONNECT and CONNACK; docs/mqtt-conformance.md has all."""
+"""What no other test shows of MQTT 5.0 on its data, CONNECT and CONNACK; docs/mqtt-conformance.md has all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import string
 import pytest
 
 from dragoman.adapters.mqtt.encoders import encode_connack
-from dragoman.adapters.mqtt.packets import Connack, Connect, Disconnect, Puback, Publish, Pubrec, Pubrel, Subscribe, Will
+from dragoman.adapters.mqtt.packets import (
+    Connack,
+    Connect,
+    Disconnect,
+    Puback,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Subscribe,
+    Will,
+)
 from dragoman.adapters.mqtt.packets import Subscription as Wanted
 from dragoman.adapters.mqtt.properties import Properties
 from dragoman.broker.identity import MESH_SELF
