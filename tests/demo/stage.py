@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -29,6 +30,9 @@ COLOURS: Final = {
     "HTTP SSE": "blue",
     "HTTP": "blue",
 }
+
+NUMBER: Final = re.compile(r"""["'](n|offset)["']: \d+""")
+"""What tells apart two lines that say the same."""
 
 Fact = dict[str, Any]
 
@@ -103,7 +107,7 @@ class Stage:
         """Prints one line of the timeline. A reading that repeats is shown once."""
         text = f"{fact['what']}"
         rest = {k: v for k, v in fact.items() if k not in ("what", "protocol", "channel") and v not in ("", None)}
-        line = f"{text} {fact.get('channel', '')} {rest}"
+        line = NUMBER.sub("", f"{text} {fact.get('channel', '')} {rest}")
         if self._last_shown.get(f"{who}{fact.get('channel')}") == line:
             return
         self._last_shown[f"{who}{fact.get('channel')}"] = line

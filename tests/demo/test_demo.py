@@ -22,8 +22,34 @@ SABOTAGE = {
     "kafka groups forget": ("adapters.kafka.offsets", "Offsets.get", "lambda s, p: None"),
     "a2a tells nothing": ("adapters.a2a.streams", "_Reading.take", "lambda s: b''"),
     "the log forgets": ("broker.log.disk_log", "DiskLog.rows", "lambda s, t, p=b'': iter(())"),
+    "the mesh's agent finds nobody": ("broker.directory", "Directory.find", "lambda s, p, q: []"),
+    "a reading is kept twice": (
+        "broker.route",
+        "Route.publish",
+        "(lambda was: lambda s, e, m: (b'\"n\": 4}' in m.payload and was(s, e, __import__('copy').copy(m)), "
+        "was(s, e, m))[1])(it.Route.publish)",
+    ),
+    "a reading is acknowledged and not kept": (
+        "broker.route",
+        "Route.publish",
+        "(lambda was: lambda s, e, m: 0 if b'\"n\": 4}' in m.payload else was(s, e, m))(it.Route.publish)",
+    ),
+    "a kafka group goes back by one reading": (
+        "adapters.kafka.offsets",
+        "Offsets.get",
+        "(lambda was: lambda s, p: (lambda c: c and type(c)(c.offset - (c.offset > 0 and 'temp' in p.topic)))"
+        "(was(s, p)))(it.Offsets.get)",
+    ),
 }
 """What is broken → module, what of it, and what is put in its place in the mesh's process."""
+
+NOTICED = {
+    "the mesh's agent finds nobody": "the thermostat is found by what it can do",
+    "a reading is kept twice": "readings were lost, or came twice or late",
+    "a reading is acknowledged and not kept": "readings were lost, or came twice or late",
+    "a kafka group goes back by one reading": "readings were lost, or came twice or late",
+}
+"""By which step, where no other would."""
 
 
 def play(folder: Path, sabotage: tuple[str, str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -47,7 +73,8 @@ def play(folder: Path, sabotage: tuple[str, str, str] | None = None) -> subproce
 def test_the_story_is_told_to_its_end(tmp_path: Path) -> None:
     ended = play(tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "21 steps, each seen by another process" in ended.stdout
+    assert "26 steps, each seen by another process" in ended.stdout
+    assert "none was lost, none came twice" in ended.stdout
 
 
 @pytest.mark.slow
@@ -55,5 +82,5 @@ def test_the_story_is_told_to_its_end(tmp_path: Path) -> None:
 def test_it_fails_when_something_is_broken(broken: str, tmp_path: Path) -> None:
     ended = play(tmp_path, SABOTAGE[broken])
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "✗" in ended.stdout
+    assert f"✗ {NOTICED.get(broken, '')}" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import threading
+from collections import deque
 
 import paho.mqtt.client as mqtt
 from acting import on_cue, say
@@ -31,13 +33,15 @@ CARD = {
 
 
 class Thermostat:
-    """Heats, reports, obeys. Its session is kept while it sleeps."""
+    """Heats, reports, obeys. Its session is kept while it sleeps. Its readings are numbered."""
 
     def __init__(self, host: str, port: int) -> None:
         self.address = (host, port)
         self.celsius = 18.0
         self.done = threading.Event()
         self.awake = threading.Event()
+        self.count = itertools.count(1)
+        self.sent: deque[tuple[int, mqtt.MQTTMessageInfo]] = deque()
         self.client = self._new()
 
     def _new(self) -> mqtt.Client:
@@ -55,6 +59,12 @@ class Thermostat:
         while not self.done.wait(0.4):
             if self.awake.is_set():
                 self._report()
+            for _ in range(len(self.sent)):
+                number, sent = self.sent.popleft()
+                if sent.rc == 0 and sent.is_published():
+                    say("is acknowledged", protocol="MQTT 3.1.1", channel=READINGS, n=number)
+                else:
+                    self.sent.append((number, sent))
 
     def wake(self) -> None:
         """Connects; what came while it slept arrives."""
@@ -68,6 +78,11 @@ class Thermostat:
         self.client.loop_stop()
         say("goes to sleep", protocol="MQTT 3.1.1")
 
+    def last(self) -> None:
+        """One more reading, and no more."""
+        self.awake.clear()
+        self._report(last=True)
+
     def stop(self) -> None:
         """The end of the play."""
         self.done.set()
@@ -79,9 +94,10 @@ class Thermostat:
         self._report()
         self.awake.set()
 
-    def _report(self) -> None:
-        reading = json.dumps({"celsius": self.celsius})
-        self.client.publish(READINGS, reading, qos=0, retain=True)
+    def _report(self, **more: object) -> None:
+        number = next(self.count)
+        reading = json.dumps({"celsius": self.celsius, "n": number, **more})
+        self.sent.append((number, self.client.publish(READINGS, reading, qos=1, retain=True)))
 
     def _message(self, client: mqtt.Client, _: object, message: mqtt.MQTTMessage) -> None:
         text = message.payload.decode()
@@ -98,5 +114,5 @@ class Thermostat:
 
 if __name__ == "__main__":
     thermostat = Thermostat(sys.argv[1], int(sys.argv[2]))
-    on_cue({"sleep": thermostat.sleep, "wake": thermostat.wake, "stop": thermostat.stop})
+    on_cue({"sleep": thermostat.sleep, "wake": thermostat.wake, "last": thermostat.last, "stop": thermostat.stop})
     thermostat.run()
