@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dragoman.broker.log.contract import Log
 
 MESH_SELF: Final = "mesh-self"
-"""Under this name a listener tells it to a link that asks."""
+"""Under this name a listener tells it to a link that asks, and a link tells it to whom it connects to."""
 
 _KEY: Final = b"mesh-id"
 _CHARS: Final = 22

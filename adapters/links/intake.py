@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
-from dragoman.adapters.links.loops import further, origin, went_round
+from dragoman.adapters.links.loops import further, went_round
 from dragoman.broker.inner_session import InnerSession
 from dragoman.routing.message import EMPTY, Message
+from dragoman.routing.origins import once
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -92,9 +93,7 @@ class Intake:
             self._drop(why, done, beside)
             return
         message.envelope = further(envelope, self.far)
-        first = origin(envelope)
-        dedupe = None if first is None else ("links", f"{first} {message.name}")
-        await self._say(message, dedupe, done, beside)
+        await self._say(message, once(envelope, message.name), done, beside)
 
     async def _say(self, message: Message, dedupe: tuple[str, str] | None, done: Done, beside: Done | None) -> None:
         while True:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dragoman.adapters.links.outlet import Leaving
 
 REQUEST_MS: Final = 10_000
-METADATA_MS: Final = 15_000
+METADATA_MS: Final = 5_000
 """How often topics that match a pattern are looked for."""
 
 LOOK_S: Final = 2.0

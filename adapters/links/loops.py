@@ -12,10 +12,9 @@ from __future__ import annotations
 from typing import Final
 
 from dragoman.routing.message import EMPTY, Envelope, Header, Message
+from dragoman.routing.origins import ORIGIN, origin_in
 
 VIA: Final = "mesh-via"
-ORIGIN: Final = "mesh-origin"
-ORIGIN_BYTES_MAX: Final = 256
 
 
 def was_in(envelope: Envelope, mesh: str) -> bool:
@@ -30,12 +29,6 @@ def went_round(envelope: Envelope, mesh: str, hops_max: int) -> str | None:
     return "link-hops" if envelope.hops >= hops_max else None
 
 
-def origin(envelope: Envelope) -> str | None:
-    """Which message it was where it was first said; None if nobody says so."""
-    value = envelope.header(ORIGIN)
-    return value.decode("utf-8", "replace") if value and len(value) <= ORIGIN_BYTES_MAX else None
-
-
 def further(envelope: Envelope, far: str) -> Envelope:
     """The envelope of what has come in over a link. ``far``: the mesh it comes from; "" if the outside is none."""
     return _copy(envelope, _through(envelope, far) if far else envelope.headers)
@@ -45,8 +38,9 @@ def leaving(message: Message, mesh: str) -> Envelope:
     """The envelope of a message that goes out from this mesh over a link."""
     envelope = message.envelope or EMPTY
     headers = _through(envelope, mesh)
-    if envelope.header(ORIGIN) is None and message.number:
-        headers = (*headers, (ORIGIN, f"{mesh}/{message.id}".encode()))
+    first = origin_in(message, mesh)
+    if first is not None:
+        headers = (*headers, (ORIGIN, first.encode()))
     return _copy(envelope, headers)
 
 

@@ -90,6 +90,7 @@ class MqttOutside:
         wanted.SessionExpiryInterval = SESSION_EXPIRY_S
         wanted.ReceiveMaximum = settings.window
         wanted.RequestResponseInformation = 1  # a mesh then says which it is
+        wanted.UserProperty = (MESH_SELF, self._link.mesh)
         return aiomqtt.Client(
             host,
             port,

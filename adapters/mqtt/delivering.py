@@ -8,6 +8,7 @@ from dragoman.adapters.mqtt import mapping
 from dragoman.adapters.mqtt.encoders import publish_parts
 from dragoman.adapters.mqtt.promises import PLACED, Flight
 from dragoman.broker.log.contract import Ticket
+from dragoman.routing.origins import ORIGIN, origin_in
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.session import MqttSession
@@ -25,11 +26,18 @@ class Aliases:
     None is ever given to a second topic: a frame that waits for its commit may hold one.
     """
 
-    __slots__ = ("_most", "by_topic")
+    __slots__ = ("_most", "by_topic", "mesh")
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, mesh: str = "") -> None:
         self._most = most
+        #: which mesh this is, if the client is a link of another and so is told where a message is from; else ""
+        self.mesh = mesh
         self.by_topic: dict[bytes, int] = {}
+
+    def origin(self, message: Message) -> bytes:
+        """A property more for a link, by which its mesh recognises what it gets by another way as well."""
+        first = origin_in(message, self.mesh) if self.mesh else None
+        return b"" if first is None else mapping.user_property(ORIGIN, first)
 
     def free(self) -> int:
         """The next number, not taken yet; 0 = all are given away."""
@@ -125,6 +133,7 @@ def _parts(
     most = session.packet_max - (2 if qos else 0)
     aliases = session.aliases
     if aliases is not None:
+        properties += aliases.origin(message)
         alias = aliases.by_topic.get(topic, 0)
         # What may wait for a commit cannot be the one that gives the number: others would overtake it.
         fresh = aliases.free() if at_once and not alias else 0

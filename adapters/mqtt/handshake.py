@@ -227,9 +227,10 @@ def _agree(session: MqttSession, packet: Connect) -> None:
         session.inflight_max = min(settings.inflight_max, asked.receive_maximum or 65_535)
         session.out_form = FORM_5
         given = min(settings.topic_alias_broker_max, asked.topic_alias_maximum or 0)
-        if given:
+        link = MESH_SELF in dict(asked.user_properties)
+        if given or link:
             session.out_form = FORM_OWN
-            session.aliases = Aliases(given)
+            session.aliases = Aliases(given, mesh_id(session.realm.broker.log) if link else "")
 
 
 def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: int) -> Properties:

@@ -9,6 +9,8 @@ from dragoman.adapters.mqtt import codes, mapping, pacing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import encode_puback, encode_pubrec
 from dragoman.broker.log.contract import Ticket
+from dragoman.routing.message import EMPTY
+from dragoman.routing.origins import once
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -36,6 +38,20 @@ def verb(session: MqttSession, packet: Publish, name: str) -> None:
         publish(session, packet, name, broker.publish)
         return
     answer = broker.publish(session, mapping.to_message(packet, name, session.agent, session.realm.core.now_ms))
+    if isinstance(answer, Refusal):
+        refuse(session, packet, answer)
+
+
+def linked(session: MqttSession, packet: Publish, name: str) -> None:
+    """A publish by another mesh's link: said once, though a link of ours may pull the same from there."""
+
+    def say(session: MqttSession, message: Message) -> Ticket | Refusal:
+        return session.realm.broker.publish(session, message, once(message.envelope or EMPTY, message.name))
+
+    if packet.qos:
+        publish(session, packet, name, say)
+        return
+    answer = say(session, message(session, packet, name))
     if isinstance(answer, Refusal):
         refuse(session, packet, answer)
 

@@ -152,6 +152,11 @@ def properties_of(message: Message, identifiers: tuple[int, ...], now_ms: int) -
     return forward_properties(raw, expiry=expiry, subscription_ids=identifiers)
 
 
+def user_property(name: str, text: str) -> bytes:
+    """One more property for the end of those that ``properties_of`` gives."""
+    return Properties(user_properties=[(name, text)]).encode()
+
+
 def _seconds(left_ms: int) -> int:
     """An expiry in whole seconds: the nearest, so that a clock a little late makes no second of it; 0 = over."""
     return 0 if left_ms <= 0 else min(max(1, (left_ms + 500) // 1000), 0xFFFF_FFFF)

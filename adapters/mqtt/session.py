@@ -315,10 +315,13 @@ class MqttSession:
             intake.refuse(self, packet, answer)
 
     def _find_route(self, packet: Publish) -> Route | None:
-        """Asks the broker for a way; None: there is none, or it was a verb, and that has been seen to."""
+        """Asks the broker for a way; None: there is none, or it was a verb or a link's, and that has been seen to."""
         name = packet.topic.decode()
         if self.realm.broker.acts(name):
             intake.verb(self, packet, name)
+            return None
+        if self.aliases is not None and self.aliases.mesh:
+            intake.linked(self, packet, name)
             return None
         if len(self._routes) >= ROUTES_MAX:
             self._routes.clear()

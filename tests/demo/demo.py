@@ -208,8 +208,11 @@ def nothing_lost(stage: Stage, mesh: MeshProcess, thermostat: Any) -> None:
         "the last of both topics is taken",
         ("pipeline-2", record(ALERTS, LAST)),
         ("pipeline-2", lambda f: record(READINGS, PLANNED)(f) and "last" in json.loads(f["payload"])),
-        ("thermostat", lambda f: f["what"] == "is acknowledged" and f["n"] == last_of(stage)),
         since=since,
+    )
+    last = json.loads(worked_off(stage, READINGS)[-1])["n"]
+    stage.wait(
+        "and was acknowledged", ("thermostat", lambda f: f["what"] == "is acknowledged" and f["n"] == last), since=since
     )
     said = [fact["n"] for fact in stage.all("thermostat") if fact["what"] == "is acknowledged"]
     taken = [json.loads(payload)["n"] for payload in worked_off(stage, READINGS)]
@@ -226,11 +229,6 @@ def worked_off(stage: Stage, channel: str) -> list[str]:
     """What the pipeline took from a topic, before it was killed and after."""
     facts = [fact for who in ("pipeline", "pipeline-2") for fact in stage.all(who) if fact["what"] == "takes a record"]
     return [fact["payload"] for fact in facts if fact["channel"] == channel.replace("/", ".")]
-
-
-def last_of(stage: Stage) -> int:
-    """The number of the last reading the pipeline has taken."""
-    return int(json.loads(worked_off(stage, READINGS)[-1])["n"])
 
 
 # -- what may be seen ------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ SABOTAGE = {
     "sleepers get no mail": ("broker.mailbox", "Mailbox.attach", "lambda s, d: None"),
     "kafka gives nothing out": ("adapters.kafka.fetch", "_Fetch._read", "lambda s: s._consider()"),
     "kafka groups forget": ("adapters.kafka.offsets", "Offsets.get", "lambda s, p: None"),
-    "a2a tells nothing": ("adapters.a2a.streams", "_Reading.take", "lambda s: b''"),
+    "a2a tells nothing": ("adapters.a2a.reading", "Reading.take", "lambda s: []"),
     "the log forgets": ("broker.log.disk_log", "DiskLog.rows", "lambda s, t, p=b'': iter(())"),
     "the mesh's agent finds nobody": ("broker.directory", "Directory.find", "lambda s, p, q: []"),
     "a reading is kept twice": (
@@ -73,7 +73,7 @@ def play(folder: Path, sabotage: tuple[str, str, str] | None = None) -> subproce
 def test_the_story_is_told_to_its_end(tmp_path: Path) -> None:
     ended = play(tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "26 steps, each seen by another process" in ended.stdout
+    assert "27 steps, each seen by another process" in ended.stdout
     assert "none was lost, none came twice" in ended.stdout
 
 
@@ -81,6 +81,7 @@ def test_the_story_is_told_to_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("broken", SABOTAGE)
 def test_it_fails_when_something_is_broken(broken: str, tmp_path: Path) -> None:
     ended = play(tmp_path, SABOTAGE[broken])
+    assert "sitecustomize" not in ended.stderr, "nothing was broken: what was to be has gone"
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert f"✗ {NOTICED.get(broken, '')}" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr

@@ -411,8 +411,9 @@ def test_two_meshes_linked_to_each_other_say_each_message_once(ways):
     asyncio.run(main())
 
 
-def test_ways_beside_each_other_double_and_end():
-    """Both meshes pull and push the same: there are two ways each way. Each is gone once, and nothing goes round."""
+@pytest.mark.parametrize("qos", [0, 1])
+def test_ways_beside_each_other_say_each_message_once(qos: int):
+    """Both meshes pull and push the same: there are two ways each way. Each is gone, and one of them counts."""
 
     async def main() -> None:
         ports = free_port(), free_port()
@@ -424,15 +425,64 @@ def test_ways_beside_each_other_double_and_end():
             await up(a)
             await up(b)
             heard_a, heard_b = a.subscribe("t/#"), b.subscribe("t/#")
-            await a.publish("t/x", b"from a")
-            got = [(await asyncio.wait_for(anext(heard_b), WAIT_S)).payload for _ in range(2)]
-            assert got == [b"from a"] * 2
-            assert (await asyncio.wait_for(anext(heard_a), WAIT_S)).payload == b"from a"
+            said: set[bytes] = set()
+            for number, (mesh, port) in enumerate([(a, ports[0]), (b, ports[1])] * 3):
+                await mesh.publish("t/x", b"program %d" % number, durable=qos > 0)
+                async with client(port) as device:
+                    await device.publish("t/x", b"device %d" % number, qos=qos)
+                    told = Properties(PacketTypes.PUBLISH)
+                    told.ContentType = "text/plain"
+                    await device.publish("t/x", b"told %d" % number, qos=qos, properties=told)
+                said |= {b"%s %d" % (who, number) for who in (b"program", b"device", b"told")}
+            for reading in (heard_a, heard_b):
+                got = [(await asyncio.wait_for(anext(reading), WAIT_S)).payload for _ in said]
+                assert (set(got), len(got)) == (said, len(said))
+            # Each of them went both ways, and the second was recognised.
             for mesh in (a, b):
+                await until(lambda m=mesh: m.broker.metrics.duplicates == len(said) // 2, "the other way of each")
                 await settled(mesh)
             for reading in (heard_a, heard_b):
                 reading.end()
                 assert [message.payload async for message in reading] == []
+
+    asyncio.run(main())
+
+
+def test_a_link_is_told_where_a_message_is_from_also_when_it_is_said_again():
+    """The same origin both times, or its mesh would take the second for another; other clients are told nothing."""
+
+    async def main() -> None:
+        port = free_port()
+        listen = dataclasses.replace(Config.embedded().listen, mqtt=f"127.0.0.1:{port}")
+        async with linked(listen=listen) as mesh:
+            seen: list[str | None] = []
+            for told in (True, True, False):
+                wanted = Properties(PacketTypes.CONNECT)
+                wanted.SessionExpiryInterval = 600
+                if told:
+                    wanted.UserProperty = ("mesh-self", "another")
+                async with aiomqtt.Client(
+                    "127.0.0.1",
+                    port,
+                    identifier="far" if told else "plain",
+                    protocol=V5,
+                    clean_start=False,
+                    properties=wanted,
+                ) as there:
+                    # It never acknowledges.
+                    there._client.manual_ack_set(True)
+                    if not seen or not told:
+                        await there.subscribe("t/x", qos=1)
+                        await mesh.publish("t/x", b"x")
+                    got = await heard(there)
+                    seen.append(user(got).get("mesh-origin"))
+            first, again, plain = seen
+            last = mesh.broker.last_of("t/x")
+            assert last is not None
+            assert first is not None
+            assert first == again
+            assert first.endswith(f"/{last.number:x}-0")
+            assert plain is None
 
     asyncio.run(main())
 
