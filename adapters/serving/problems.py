@@ -62,7 +62,8 @@ def from_framework(error: web.HTTPException) -> web.Response:
     if error.status == 413:
         return respond(Refusal(Reason.TOO_LARGE, "the body is larger than this listener takes"))
     detail = error.text or ""
-    if error.status in (404, 405):
+    if error.status in (404, 405) and detail == f"{error.status}: {phrase}":
+        # The framework's own words; who raises it to say more is not talked over.
         detail = f"{phrase}: what this listener has, and how it is asked, is in /openapi.json"
     response = respond_with(Problem("about:blank", phrase, error.status, detail))
     if "Allow" in error.headers:
