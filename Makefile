@@ -11,6 +11,8 @@ JAVA    := tests/clients/java
 JAVA_OK := .clients/java/.installed
 NATS    := .clients/bin/nats-server
 NATS_VERSION := v2.15.2
+GMQTT   := .clients/gmqtt/tests/test_mqtt5.py
+GMQTT_VERSION := 0.8.0
 ARGS    ?=
 
 .DEFAULT_GOAL := help
@@ -43,7 +45,7 @@ interop: $(STAMP) ## aims a foreign MQTT conformance suite at us: make interop S
 	@test -n "$(SUITE)" || { echo "name the checkout of a suite: make interop SUITE=path; docs/mqtt-conformance.md lists those known"; exit 2; }
 	@$(PY) -m tests.interop "$(SUITE)" $(ARGS)
 
-clients: $(NODE_OK) ## installs the foreign clients that are not Debian packages: from npm, Maven and Go
+clients: $(NODE_OK) $(GMQTT) ## installs the foreign clients that are not Debian packages: from npm, PyPI, Maven and Go
 	@if command -v mvn >/dev/null; then $(MAKE) --no-print-directory $(JAVA_OK); else echo "no mvn: no Java clients"; fi
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(NATS); else echo "no go: nats-server not built"; fi
 
@@ -68,6 +70,12 @@ $(JAVA_OK): $(JAVA)/pom.xml
 	rm -rf $(@D)
 	mvn -q -B -f $< org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$(@D)
 	@touch $@
+
+# The source distribution, for the tests that are in it.
+$(GMQTT): | $(STAMP)
+	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary gmqtt --dest .clients gmqtt==$(GMQTT_VERSION)
+	mkdir -p .clients/gmqtt
+	tar -xzmf .clients/gmqtt-$(GMQTT_VERSION).tar.gz --strip-components=1 -C .clients/gmqtt
 
 $(NATS):
 	GOBIN=$(CURDIR)/.clients/bin go install github.com/nats-io/nats-server/v2@$(NATS_VERSION)

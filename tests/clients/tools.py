@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ NODE_FOLDER = ROOT / "tests" / "clients" / "node"
 JAVA_FOLDER = ROOT / ".clients" / "java"
 """Where the jars of Java clients are."""
 
+SOURCES_FOLDER = ROOT / ".clients"
+"""Where sources are unpacked that are run as they are."""
+
 SEARCHED = os.pathsep.join(
     (str(ROOT / ".clients" / "bin"), os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin")
 )
@@ -26,18 +30,24 @@ SEARCHED = os.pathsep.join(
 
 @dataclass(frozen=True)
 class Tool:
-    """``program`` must be found; ``package``, if given, must be among the Node clients, ``jar`` among the Java ones."""
+    """``program`` must be found; ``package`` must be among the Node clients, ``jar`` among the Java ones, if given.
+
+    ``source`` is a file that must be in ``SOURCES_FOLDER``.
+    """
 
     program: str
     install: str
     package: str = ""
     jar: str = ""
+    source: str = ""
 
     def found(self) -> str | None:
         """The program's path, or None if the tool cannot be used."""
         if self.package and not (NODE_FOLDER / "node_modules" / self.package / "package.json").is_file():
             return None
         if self.jar and not any(JAVA_FOLDER.glob(f"{self.jar}-*.jar")):
+            return None
+        if self.source and not (SOURCES_FOLDER / self.source).is_file():
             return None
         return shutil.which(self.program, path=SEARCHED)
 
@@ -55,6 +65,7 @@ TOOLS: dict[str, Tool] = {
     "maven:kafka-clients": Tool(
         "javac", "apt-get install default-jdk-headless maven; make clients", jar="kafka-clients"
     ),
+    "gmqtt's tests": Tool(sys.executable, "make clients", source="gmqtt/tests/test_mqtt5.py"),
     "npm:@platformatic/kafka": Tool("node", "make clients", "@platformatic/kafka"),
     "npm:kafkajs": Tool("node", "make clients", "kafkajs"),
     "npm:mqtt": Tool("node", "make clients", "mqtt"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.clients.mesh import MeshProcess
+from tests.interop import gmqtt_suite
 
 Results = dict[str, str]
 """Test → ``passed``, ``failed`` or ``skipped``."""
@@ -57,23 +57,12 @@ def _paho(folder: Path, mesh: MeshProcess) -> Results:
 
 
 def _gmqtt(folder: Path, mesh: MeshProcess) -> Results:
-    """Its one test that needs a public TLS broker on port 8883 is left out."""
-    report = Path(mesh.folder) / "gmqtt.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.interop.outcomes"]
-    command += ["tests/test_mqtt5.py", "--deselect", "tests/test_mqtt5.py::test_basic_ssl"]
-    here = str(Path(__file__).resolve().parents[2])
-    env = {
-        **os.environ,
-        "HOST": "127.0.0.1",
-        "PORT": str(mesh.address("mqtt")[1]),
-        "OUTCOMES": str(report),
-        "PYTHONPATH": here,
-    }
-    subprocess.run(command, cwd=folder, env=env, check=False)
-    if not report.exists():
-        raise SuiteError(f"pytest did not get as far as a test; {sys.executable} -m pip install pytest-asyncio gmqtt")
-    results: Results = json.loads(report.read_text("utf-8"))
-    return results
+    """Its one test that needs a public TLS broker on port 8883 is left out; test_gmqtt_suite has it."""
+    names = [name for name in gmqtt_suite.tests(folder) if name != "test_basic_ssl"]
+    try:
+        return gmqtt_suite.run(folder, mesh.address("mqtt"), names, Path(mesh.folder))
+    except gmqtt_suite.NothingRun as error:
+        raise SuiteError(f"{error}; {sys.executable} -m pip install pytest-asyncio") from None
 
 
 SUT = """
