@@ -13,7 +13,7 @@ from typing import Final, final
 from dragoman.adapters.mqtt import codes
 from dragoman.adapters.mqtt.bodies import decode_body
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, malformed, protocol_error
-from dragoman.adapters.mqtt.connecting import PROTOCOL_NAMES, VERSIONS, decode_connect, read_protocol
+from dragoman.adapters.mqtt.connecting import BRIDGE_LEVELS, PROTOCOL_NAMES, VERSIONS, decode_connect, read_protocol
 from dragoman.adapters.mqtt.packets import Connect, Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from dragoman.adapters.mqtt.primitives import VALID_TOPICS, Cursor, check_topic, read_varint
 from dragoman.adapters.mqtt.properties import scan_publish
@@ -260,7 +260,7 @@ class Decoder:
         version = VERSIONS.get((name, level), 0)
         if version == 0:
             if name in PROTOCOL_NAMES:
-                self.version = 5 if level >= 5 else 4
+                self.version = 5 if level >= 5 and level not in BRIDGE_LEVELS else 4
             raise ProtocolError(Code.UNSUPPORTED_PROTOCOL_VERSION, f"protocol {name[:16]!r} level {level}")
         self.version = version
         packet = decode_connect(cursor, version)

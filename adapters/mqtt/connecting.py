@@ -13,6 +13,8 @@ from dragoman.adapters.mqtt.properties import NO_PROPERTIES, parse_properties
 VERSIONS: Final[dict[tuple[bytes, int], int]] = {(b"MQTT", 5): 5, (b"MQTT", 4): 4, (b"MQIsdp", 3): 3}
 """Protocol name and level on the wire → version."""
 PROTOCOL_NAMES: Final = frozenset(name for name, _ in VERSIONS)
+BRIDGE_LEVELS: Final = frozenset((0x83, 0x84))
+"""Levels 3 and 4 as mosquitto's bridges say them at first; refused in the words of 3.1.1, they say 3 and 4."""
 
 _RESERVED: Final = 0x01
 _CLEAN_START: Final = 0x02

@@ -42,6 +42,8 @@ def test_connect_names_the_version_for_what_follows_in_the_same_feed(version: in
         ('10 0D 0004 "MQTT" FF 02 003C 00 0000', 5),
         ('10 0C 0004 "MQTT" 03 02 003C 0000', 4),
         ('10 0E 0006 "MQIsdp" 04 02 003C 0000', 4),
+        ('10 0E 0006 "MQIsdp" 83 02 003C 0000', 4),  # mosquitto's bridges, which go on if they are told so in 3.1.1
+        ('10 0C 0004 "MQTT" 84 02 003C 0000', 4),
         ('10 0C 0004 "HTTP" 05 02 003C 0000', 0),
         ('10 0D 0004 "MQTT" 05 03 003C 00 0000', 5),  # a reserved flag: the version stands
         ('10 0C 0004 "MQTT" 04 03 003C 0000', 4),
