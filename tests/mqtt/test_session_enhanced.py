@@ -446,12 +446,13 @@ def test_auth_is_unknown_before_5() -> None:
 
 
 def test_a_challenge_says_no_more_than_its_method_and_data() -> None:
-    """[3.15.2-2] [3.15.2-3]: no reason string and no user property, which could make it too large."""
+    """[3.15.2-1] [3.15.2-2] [3.15.2-3]: no reason string and no user property, which could make it too large."""
     client, scram = world().client(), ScramClient("ann", "secret")
     for packet in (connecting(), auth(scram.first())):
         client.say(packet)
         (asks,) = client.packets()
         assert isinstance(asks, Auth)
+        assert asks.code == CONTINUE
         data = asks.properties.authentication_data
         assert asks.properties.encode() == auth(data).properties.encode()
     assert data is not None
@@ -461,4 +462,5 @@ def test_a_challenge_says_no_more_than_its_method_and_data() -> None:
     client.say(auth(scram.final(asked(client, auth(scram.first(), AGAIN)))))
     (done,) = client.packets()
     assert isinstance(done, Auth)
+    assert done.code == 0
     assert done.properties.encode() == auth(done.properties.authentication_data).properties.encode()
