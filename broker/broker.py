@@ -33,6 +33,7 @@ from dragoman.broker.route import Route
 from dragoman.broker.scheme import Schemes
 from dragoman.broker.settings_groups import GroupSettings
 from dragoman.broker.slow import SlowReaders
+from dragoman.broker.streams import Stream
 from dragoman.broker.subscription import Place, Start, Subscription
 from dragoman.broker.timers import Timers
 from dragoman.broker.topics import Topics
@@ -401,6 +402,21 @@ class Broker:
         if retained:
             self.replay(subscription)
         return subscription
+
+    def stream(
+        self, session: Session, filter_: str, from_ms: int, *, wish: int, identifier: int = 0
+    ) -> Stream | Refusal:
+        """A reader of what is kept, from a time on; to be begun, resumed and closed by whoever asks for it.
+
+        It goes on its own credit: call its ``resume`` whenever the session's returns.
+        """
+        refusal = self._ending() or check_filter(filter_)
+        if refusal is None and self.verbs.owns(filter_):
+            refusal = Refusal(Reason.FILTER_INVALID, f"{shown(filter_)} asks the mesh to do something: nothing is kept")
+        refusal = refusal or self._may(session, Action.SUBSCRIBE, filter_)
+        if refusal is not None:
+            return self._no(refusal)
+        return Stream(self.core, self.channels, session, filter_, from_ms, wish=wish, identifier=identifier)
 
     def replay(self, subscription: Subscription) -> None:
         """Gives the retained values that match, through ``deliver``, as credit allows. Verbs have none."""

@@ -49,6 +49,10 @@ class Attachment:
         """The agent has acknowledged the mail: it is gone for good."""
         self.finish(message.position)
 
+    def refused(self, message: Message) -> None:
+        """The agent will not have it: it is read, and no worse for that."""
+        self.settled(message)
+
     def finish(self, position: int) -> None:
         """The same, by the mail's position."""
         if self.holds.pop(position, _ABSENT) is None:

@@ -75,6 +75,10 @@ class Member:
         if self.holds.pop(message, None) is not None:
             self.share.finish(message)
 
+    def refused(self, message: Message) -> None:
+        """Its client has said no to the message: it is not offered to another [MQTT-4.8.2-6]."""
+        self.settled(message)
+
     def returned(self, message: Message) -> None:
         """Its connection ended before that."""
         if self.holds.pop(message, None) is not None:

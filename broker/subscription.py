@@ -31,6 +31,9 @@ class ShareMember(Protocol):
     def settled(self, message: Message) -> None:
         """The member's client has acknowledged the message."""
 
+    def refused(self, message: Message) -> None:
+        """The member's client has said no to the message."""
+
     def returned(self, message: Message) -> None:
         """The member's connection ended before that: the message is somebody else's now."""
 

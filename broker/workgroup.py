@@ -76,7 +76,8 @@ class WorkGroup:
     ``guard``             why a session may not pull here; None = it may
     ``each``              whether the session may have each message, asked where the filter is a wildcard
     ``finished``          told of every message that is finished
-    ``push``              offered ready messages first: True = taken, to be finished or put back later
+    ``push``              offered ready messages first: True = taken, to be finished, failed or put back later;
+                          False = nobody has room; None = not for anybody there, unlike those behind it
     """
 
     __slots__ = (
@@ -128,7 +129,7 @@ class WorkGroup:
         self.each = each
         self.own_dead_letters = own_dead_letters
         self.finished: Callable[[Message], object] | None = None
-        self.push: Callable[[Message], bool] | None = None
+        self.push: Callable[[Message], bool | None] | None = None
         self.ticket: Ticket = DONE
         self.closed = False
         self._jobs: dict[int, Job] = {}
@@ -323,6 +324,14 @@ class WorkGroup:
         if job is not None and job.stage is Stage.PUSHED:
             self._make_ready(job)
 
+    def fail(self, position: int, why: str, delay_ms: int | None = None) -> None:
+        """Who was pushed the message refused it, or is gone with it: that counts, like the end of a lease."""
+        job = self._jobs.get(position)
+        if job is not None and job.stage is Stage.PUSHED:
+            self._shop.core.tick()
+            job.count += 1
+            self._failed(job, why, delay_ms)
+
     def wake(self) -> None:
         """There may be somebody to give messages to: looks at the end of the turn."""
         if not self._waking and not self.closed:
@@ -405,7 +414,8 @@ class WorkGroup:
             if deliveries:
                 self._answer(pull, deliveries)
 
-    def _push(self, push: Callable[[Message], bool]) -> None:
+    def _push(self, push: Callable[[Message], bool | None]) -> None:
+        passed: list[int] = []
         while self._ready:
             position = heappop(self._ready)
             job = self._live(position)
@@ -413,10 +423,15 @@ class WorkGroup:
                 continue
             # Before the push: whoever takes it may settle it at once.
             job.stage = Stage.PUSHED
-            if not push(job.message):
-                job.stage = Stage.READY
-                heappush(self._ready, position)
-                return
+            taken = push(job.message)
+            if taken:
+                continue
+            job.stage = Stage.READY
+            passed.append(position)
+            if taken is False:
+                break
+        for position in passed:
+            heappush(self._ready, position)
 
     def _live(self, position: int) -> Job | None:
         """The ready job at this position; one that has expired is finished instead."""
@@ -494,7 +509,7 @@ class WorkGroup:
 
     def _failed(self, job: Job, why: str, delay_ms: int | None) -> None:
         """A delivery came to nothing: again later, or never."""
-        del self._ids[job.id]
+        self._ids.pop(job.id, None)
         self._counts.write(job.message.position, job.count)
         terms = self.terms
         if job.count >= terms.deliveries_max:
@@ -504,6 +519,9 @@ class WorkGroup:
         if delay_ms is None:
             delay_ms = backoff_ms(job.count, terms.backoff_ms, terms.backoff_max_ms)
         delay_ms = min(max(0, delay_ms), self._shop.settings.lease_max_ms)
+        if not delay_ms:
+            self._make_ready(job)
+            return
         job.timer = self._shop.timers.after(delay_ms, self._make_ready, job)
 
     def _make_ready(self, job: Job) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 from dragoman.broker.dead_letters import DeadLetters
 from dragoman.broker.gate import Action
 from dragoman.broker.group_rows import GROUP, GroupRow, Terms, group_row, rows_of, save
+from dragoman.broker.queues import Queues
 from dragoman.broker.rows import decode_row
 from dragoman.broker.shares import Share, Shares
 from dragoman.broker.workgroup import WorkGroup, Workshop
@@ -43,6 +44,7 @@ class WorkGroups:
         dead_letters = DeadLetters(core, channels, settings)
         self.shop = Workshop(core, backlogs, channels, timers, dead_letters, settings)
         self.shares = Shares(core, backlogs, settings)
+        self.queues = Queues(core, self, settings)
         self._groups: dict[str, WorkGroup] = {}
         self._per_principal: dict[str, int] = {}
 
@@ -179,11 +181,13 @@ class WorkGroups:
     def gone(self, session: Session) -> None:
         """The session is detached: its waiting pulls end, its shares go on without it."""
         self.shares.gone(session)
+        self.queues.gone(session)
         self.shop.gone(session)
 
     def resume(self, session: Session) -> None:
         """The session has credit again."""
         self.shares.resume(session)
+        self.queues.resume(session)
 
     # -- within --------------------------------------------------------------------------------------
 

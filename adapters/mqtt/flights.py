@@ -107,7 +107,7 @@ def _land(session: MqttSession, packet_id: int, flight: Flight, code: int) -> No
         assert session.window >= 0, "more deliveries ended than were sent"
     session.again.pop(packet_id, None)
     if flight.group is not None and flight.message is not None:
-        flight.group.settled(flight.message)
+        (flight.group.refused if code >= 0x80 else flight.group.settled)(flight.message)
     session.realm.promises.landed(session.standing, packet_id)
     backlog = session.standing.backlog
     if backlog is not None and backlog.behind:

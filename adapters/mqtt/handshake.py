@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import codes, enhanced, flights, intake, mapping, subscribing
+from dragoman.adapters.mqtt import codes, enhanced, flights, intake, kept_filters, mapping, subscribing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
 from dragoman.adapters.mqtt.delivering import Aliases
 from dragoman.adapters.mqtt.encoders import FORM_4, FORM_5, FORM_OWN, encode_connack
@@ -314,6 +314,8 @@ def leave(session: MqttSession, *, clean: bool, resumed: bool = False) -> None:
     realm.traffic.left()
     realm.broker.detach(session)
     session.subscriptions.clear()
+    for text in list(session.streams):
+        kept_filters.leave_stream(session, text)
     session.owe_nothing()
     realm.standings.leave(standing)
     realm.broker.directory.depart(session, clean=clean, keeps=keeps)

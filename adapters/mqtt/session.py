@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dragoman.adapters.serving.entrance import Arrival
     from dragoman.broker.rates import Limiter
     from dragoman.broker.route import Route
+    from dragoman.broker.streams import Stream
     from dragoman.broker.subscription import Feed, Subscription
 
 UNLIMITED: Final = 1 << 32
@@ -128,6 +129,7 @@ class MqttSession:
         "resting",
         "standing",
         "starved",
+        "streams",
         "subscriptions",
         "uncommitted",
         "version",
@@ -158,6 +160,7 @@ class MqttSession:
         )
         self.standing: Standing = Standing("", "")
         self.subscriptions: dict[str, Subscription] = {}
+        self.streams: dict[str, Stream] = {}
         self.connect: Connect | None = None
         self.early: list[Packet] = []
         #: the authentication method of CONNECT and how far it has come, if CONNECT named one
@@ -460,6 +463,8 @@ class MqttSession:
         self._gathering = True
         if flights.go_on(self):
             self.realm.broker.resume(self)
+            for stream in list(self.streams.values()):
+                stream.resume()
         if self.standing.backlog is not None and not self.starved:
             self.standing.backlog.resume()
         self._gathering = False

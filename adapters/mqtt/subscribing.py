@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import codes, intake, mapping
+from dragoman.adapters.mqtt import codes, intake, kept_filters, mapping
 from dragoman.adapters.mqtt.codes import SUBACK_FAILURE, Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import encode_suback, encode_unsuback
 from dragoman.adapters.mqtt.packets import Subscribe, Unsubscribe
 from dragoman.adapters.mqtt.packets import Subscription as Wanted
+from dragoman.adapters.mqtt.phase import Phase
 from dragoman.adapters.mqtt.standing import FilterRow
 from dragoman.broker.log.contract import Ticket
+from dragoman.broker.queues import WISH
+from dragoman.broker.streams import Stream
 from dragoman.broker.subscription import Subscription
 from dragoman.routing.names import parse_shared
 from dragoman.routing.refusals import Reason, Refusal
@@ -27,17 +32,17 @@ def subscribe(session: MqttSession, packet: Subscribe) -> None:
     numbers = packet.properties.subscription_identifiers
     identifier = numbers[0] if numbers else 0
     codes: list[int] = []
-    replays: list[Subscription] = []
+    after: list[Callable[[], None]] = []
     if not _answerable(session, len(packet.subscriptions)):
         return
     for wanted in packet.subscriptions:
         if wanted.no_local and wanted.filter.startswith("$share/"):
             session.fail(ProtocolError(Code.PROTOCOL_ERROR, "No Local on a shared subscription [3.8.3-4]"))
             return
-        codes.append(_one(session, wanted, identifier, replays))
+        codes.append(_one(session, wanted, identifier, packet, after))
     ticket = session.realm.standings.save(session.standing)
     frame = encode_suback(session.version, packet.packet_id, codes)
-    session.answer(ticket, frame, lambda _: frame, lambda: _replay(session, replays))
+    session.answer(ticket, frame, lambda _: frame, lambda: _begin(session, after))
 
 
 def _answerable(session: MqttSession, count: int) -> bool:
@@ -48,12 +53,16 @@ def _answerable(session: MqttSession, count: int) -> bool:
     return False
 
 
-def _replay(session: MqttSession, subscriptions: list[Subscription]) -> None:
-    for subscription in subscriptions:
-        session.realm.broker.replay(subscription)
+def _begin(session: MqttSession, after: list[Callable[[], None]]) -> None:
+    """Retained values and streams follow the SUBACK."""
+    for each in after:
+        if session.phase is Phase.OPEN:
+            each()
 
 
-def _one(session: MqttSession, wanted: Wanted, identifier: int, replays: list[Subscription]) -> int:
+def _one(
+    session: MqttSession, wanted: Wanted, identifier: int, packet: Subscribe, after: list[Callable[[], None]]
+) -> int:
     """Takes one filter in; its reason code."""
     row = FilterRow(
         qos=wanted.qos,
@@ -61,18 +70,24 @@ def _one(session: MqttSession, wanted: Wanted, identifier: int, replays: list[Su
         keep_retain=wanted.retain_as_published,
         identifier=identifier,
     )
-    known = wanted.filter in session.standing.filters
-    subscription = _unwanted(session, wanted.filter, known) or _enter(session, wanted.filter, row)
+    known = wanted.filter in session.standing.filters or wanted.filter in session.streams
+    asked = kept_filters.parse(wanted.filter, packet)
+    subscription = _unwanted(session, wanted.filter, known) or _enter(session, wanted.filter, row, asked)
     if isinstance(subscription, Refusal):
         concealed = (
             subscription.reason is Reason.NOT_AUTHORIZED and session.realm.settings.denied_subscribe == "conceal"
         )
         told = session.version == 5 and not concealed
         return mapping.code_for(codes.SUBACK, subscription.reason) if told else SUBACK_FAILURE
+    if isinstance(subscription, Stream):
+        after.append(subscription.begin)
+        return wanted.qos
     session.realm.standings.keep_filter(session.standing, wanted.filter, row)
+    if isinstance(asked, kept_filters.Asked):
+        return min(wanted.qos, WISH)
     handling = wanted.retain_handling
     if subscription is not None and (handling == SEND_RETAINED or (handling == SEND_RETAINED_IF_NEW and not known)):
-        replays.append(subscription)
+        after.append(partial(session.realm.broker.replay, subscription))
     return wanted.qos
 
 
@@ -81,7 +96,7 @@ def _unwanted(session: MqttSession, filter_: str, known: bool) -> Refusal | None
     realm = session.realm
     refusal = intake.unfit(realm.settings, filter_.encode(), Reason.FILTER_INVALID)
     most = realm.core.settings.subscriptions_per_session_max
-    if refusal is None and not known and len(session.standing.filters) >= most:
+    if refusal is None and not known and len(session.standing.filters) + len(session.streams) >= most:
         detail = f"the session has {most} subscriptions, broker.subscriptions_per_session_max allows no more"
         refusal = Refusal(Reason.QUOTA_EXCEEDED, detail)
     if refusal is not None:
@@ -89,9 +104,17 @@ def _unwanted(session: MqttSession, filter_: str, known: bool) -> Refusal | None
     return refusal
 
 
-def _enter(session: MqttSession, filter_: str, row: FilterRow) -> Subscription | Refusal | None:
-    """Makes or changes the subscription. None: taken in, but retained values are never for it (shared)."""
+def _enter(
+    session: MqttSession, filter_: str, row: FilterRow, asked: kept_filters.Asked | Refusal | None
+) -> Subscription | Stream | Refusal | None:
+    """Makes or changes the subscription. None: taken in, but retained values are never for it (shared, queues)."""
     broker = session.realm.broker
+    if isinstance(asked, Refusal):
+        return asked
+    if asked is not None:
+        return kept_filters.enter(
+            session, filter_, asked, qos=row.qos, identifier=row.identifier, keep_retain=row.keep_retain
+        )
     shared = parse_shared(filter_)
     if isinstance(shared, Refusal):
         return shared
@@ -133,7 +156,7 @@ def _enter(session: MqttSession, filter_: str, row: FilterRow) -> Subscription |
 def restore(session: MqttSession) -> None:
     """Makes the subscriptions of a resumed session live again; what the gate now denies is dropped and counted."""
     for filter_, row in list(session.standing.filters.items()):
-        if isinstance(_enter(session, filter_, row), Refusal):
+        if isinstance(_enter(session, filter_, row, kept_filters.parse(filter_, None)), Refusal):
             session.realm.standings.drop_filter(session.standing, filter_)
             session.realm.metrics.drop("subscription-no-longer-allowed")
 
@@ -149,8 +172,16 @@ def unsubscribe(session: MqttSession, packet: Unsubscribe) -> None:
 
 
 def _out(session: MqttSession, filter_: str) -> int:
+    if kept_filters.leave_stream(session, filter_):
+        return Code.SUCCESS
     if not session.realm.standings.drop_filter(session.standing, filter_):
         return Code.NO_SUBSCRIPTION_EXISTED
+    asked = kept_filters.parse(filter_, None)
+    if asked is not None:
+        assert isinstance(asked, kept_filters.Asked), "it was taken in"
+        assert asked.queue is not None, "streams end with their connection"
+        session.realm.broker.groups.queues.leave(session, asked.queue)
+        return Code.SUCCESS
     shared = parse_shared(filter_)
     if shared is not None:
         assert not isinstance(shared, Refusal), "it was taken in"

@@ -272,6 +272,7 @@ class World:
         log: MemoryLog | None = None,
         clock: ManualClock | None = None,
         durable: bool = False,
+        groups: GroupSettings | None = None,
     ) -> None:
         self._made_with = (mqtt, broker, gate, login)
         self.clock = clock or ManualClock()
@@ -282,7 +283,7 @@ class World:
         self.broker = Broker(
             broker or BrokerSettings(),
             AgentSettings(),
-            GroupSettings(),
+            groups or GroupSettings(),
             clock=self.clock,
             log=self.log,
             gate=Gate(gate or GateSettings()),
