@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from dragoman.broker.subscription import Feed, Subscription
-from dragoman.routing.groups import Strategy, choose
+from dragoman.routing.groups import Strategy, choose, key_of
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Queue:
             workers = [worker for worker in workers if self._core.may_read(worker.session, message.name)]
             if not workers:
                 return None
-        key = message.envelope.key if message.envelope is not None else None
+        key = key_of(self._strategy, message)
         while True:
             worker = choose(self._strategy, workers, key)
             if worker is None:

@@ -67,7 +67,8 @@ class GroupSettings:
     share_strategy: str = key(
         Strategy.LEAST_INFLIGHT.value,
         choices=tuple(strategy.value for strategy in Strategy),
-        why="who of a shared subscription gets the next message: the least busy, ties in turn",
+        why="who gets the next message: the least busy, ties in turn; sticky = whoever has its key, hash = its channel",
+        peers="EMQX round_robin; its hash_topic is our hash",
     )
     share_inflight_max: int = key(
         65_535, unit="messages", low=1, why="unacknowledged with one member; its own receive maximum is mostly lower"

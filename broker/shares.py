@@ -18,7 +18,7 @@ from dragoman.broker.log.contract import Table
 from dragoman.broker.principal import MESH
 from dragoman.broker.rows import decode_row
 from dragoman.broker.subscription import Feed, Subscription
-from dragoman.routing.groups import Strategy, choose
+from dragoman.routing.groups import Strategy, choose, key_of
 from dragoman.routing.names import is_exact
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -235,7 +235,7 @@ class Share:
     def _give(self, message: Message) -> bool:
         """To whoever is chosen; to the next if that one has no credit after all. False: nobody can have it now."""
         members = self._readers(message.name)
-        key = message.envelope.key if message.envelope is not None else None
+        key = key_of(self._strategy, message)
         while True:
             member = choose(self._strategy, members, key)
             if member is None:

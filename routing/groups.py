@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 from hashlib import blake2b
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from dragoman.routing.message import Message
 
 BACKOFF_DOUBLINGS_MAX: Final = 40
 """Beyond this 1 ms has become 35 years; the bound keeps a corrupt attempt count from making a huge integer."""
@@ -20,6 +23,7 @@ class Strategy(Enum):
     LEAST_INFLIGHT = "least-inflight"
     ROUND_ROBIN = "round-robin"
     STICKY = "sticky"
+    HASH = "hash"
 
 
 class Member(Protocol):
@@ -49,13 +53,20 @@ class Member(Protocol):
 M = TypeVar("M", bound=Member)
 
 
+def key_of(strategy: Strategy, message: Message) -> bytes | None:
+    """What stays with one member: messages of one channel (``HASH``), or of one key if their senders gave one."""
+    if strategy is Strategy.HASH:
+        return message.name.encode()
+    return message.envelope.key if message.envelope is not None else None
+
+
 def choose(strategy: Strategy, members: Iterable[M], key: bytes | None = None) -> M | None:
     """The member that gets the next message; None if it must wait.
 
     Those away are asked only if nobody is connected: a message parked with a sleeper is late, one that
     waits a moment for a busy member is not. Equals take turns: whoever was served longest ago is next,
-    which stays even however the set of equals changes. ``STICKY`` keeps a key with one member while that
-    one has room, and moves only its keys when it has none; a message without a key goes by load.
+    which stays even however the set of equals changes. ``STICKY`` and ``HASH`` keep a key (see ``key_of``) with
+    one member while that one has room, and move only its keys when it has none; without a key, load decides.
     """
     present: list[M] = []
     away: list[M] = []
@@ -73,7 +84,7 @@ def choose(strategy: Strategy, members: Iterable[M], key: bytes | None = None) -
         return None
     if strategy is Strategy.ROUND_ROBIN:
         return min(able, key=_turn)
-    if strategy is Strategy.STICKY and key is not None:
+    if key is not None and (strategy is Strategy.STICKY or strategy is Strategy.HASH):
         wanted = key
         return max(able, key=lambda member: _affinity(member.id, wanted))
     return min(able, key=_load)

@@ -571,3 +571,33 @@ def test_other_strategies(strategy: str) -> None:
                 assert len(member.got) == 3 * len(keys), "a key stays with one member"
 
     play(scene, lambda: World(settings=GroupSettings(share_strategy=strategy)))
+
+
+def test_hash_keeps_a_channel_with_one_member_and_moves_only_the_channels_of_one_that_left() -> None:
+    async def scene(world: World) -> None:
+        members = [world.party(agent=f"m{n}") for n in range(3)]
+        for member in members:
+            join(world, member, filter_="jobs/+")
+
+        async def homes() -> dict[str, int]:
+            for n in range(20):
+                for count in range(3):
+                    # A key that differs each time: it is the channel that counts.
+                    await world.say(f"jobs/{n}", b"%d" % n, envelope=Envelope(key=b"%d" % count))
+            found: dict[str, int] = {}
+            for at, member in enumerate(members):
+                for message in member.got:
+                    assert found.setdefault(message.name, at) == at, "a channel stays with one member"
+                world.ack(member)
+                member.got.clear()
+            assert len(found) == 20
+            return found
+
+        before = await homes()
+        assert set(before.values()) == {0, 1, 2}, "channels are spread"
+        assert await homes() == before
+        world.leave(members[1])
+        after = await homes()
+        assert all((after[name] != home) == (home == 1) for name, home in before.items())
+
+    play(scene, lambda: World(settings=GroupSettings(share_strategy="hash")))

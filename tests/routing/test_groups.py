@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.routing.groups import Strategy, backoff_ms, choose
+from dragoman.routing.groups import Strategy, backoff_ms, choose, key_of
+from dragoman.routing.message import Envelope, Message
 
 EVERY = list(Strategy)
 
@@ -152,6 +153,19 @@ def test_sticky_without_a_key_goes_by_load():
     group = Group(Strategy.STICKY, Worker("a"), Worker("b"))
     assert [group.give(None, settled=True) for _ in range(4)] == ["a", "b", "a", "b"]
     assert len({group.give(b"", settled=True) for _ in range(4)}) == 1, "an empty key is a key"
+
+
+def test_hash_goes_by_the_channel_and_everything_else_by_the_senders_key():
+    bare, keyed = Message("a/b", b"", 0, ""), Message("a/b", b"", 0, "", False, Envelope(key=b"k"))
+    assert key_of(Strategy.HASH, bare) == key_of(Strategy.HASH, keyed) == b"a/b"
+    assert key_of(Strategy.STICKY, keyed) == b"k"
+    assert key_of(Strategy.STICKY, bare) is None
+    workers = [Worker(name, limit=100) for name in "abcde"]
+    home = {key: choose(Strategy.HASH, workers, key) for key in keys(50)}
+    assert len({worker.id for worker in home.values() if worker}) == 5
+    for i, worker in enumerate(workers):
+        worker.inflight, worker.turn = i * 7, 50 - i
+    assert {key: choose(Strategy.HASH, workers, key) for key in keys(50)} == home
 
 
 workers = st.builds(
