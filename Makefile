@@ -27,7 +27,7 @@ demo: $(STAMP) ## starts a mesh and plays the story with real clients, each in i
 	@$(PY) -m tests.demo.demo $(ARGS)
 
 test: $(STAMP) ## the whole test suite; a foreign client that is absent is skipped with the command that installs it
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types and the house rules, in under a minute
 	$(PY) -m ruff format --check .

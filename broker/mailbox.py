@@ -53,6 +53,11 @@ class Attachment:
         """The agent will not have it: it is read, and no worse for that."""
         self.settled(message)
 
+    def unfit(self, message: Message) -> bool:
+        """The agent's client cannot take it: nobody else is there to."""
+        self.settled(message)
+        return False
+
     def finish(self, position: int) -> None:
         """The same, by the mail's position."""
         if self.holds.pop(position, _ABSENT) is None:

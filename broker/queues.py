@@ -68,6 +68,12 @@ class Worker:
             self.holds.discard(message)
             self.queue.group.fail(message.position, "refused")
 
+    def unfit(self, message: Message) -> bool:
+        """Its client cannot take so large a message: another is asked, in the same breath."""
+        self.holds.discard(message)
+        self.queue.unfit = True
+        return True
+
     def returned(self, message: Message) -> None:
         """Its connection ended before that."""
         if message in self.holds:
@@ -79,12 +85,14 @@ class Worker:
 class Queue:
     """One group and those it pushes to."""
 
-    __slots__ = ("_core", "_strategy", "_turn", "group", "workers")
+    __slots__ = ("_core", "_strategy", "_turn", "group", "unfit", "workers")
 
     def __init__(self, core: Core, group: WorkGroup, strategy: Strategy) -> None:
         self._core = core
         self._strategy = strategy
         self._turn = 0
+        #: whether the worker just asked cannot take so large a message
+        self.unfit = False
         self.group = group
         self.workers: dict[Session, Worker] = {}
         group.push = self._push
@@ -101,9 +109,17 @@ class Queue:
             worker = choose(self._strategy, workers, key)
             if worker is None:
                 return False
-            if self._give(worker, message):
+            self.unfit = False
+            if not self._give(worker, message):
+                worker.full = True
+            elif not self.unfit:
                 return True
-            worker.full = True
+            else:
+                workers = [other for other in workers if other is not worker]
+                if not workers:
+                    # It counts, so that one that fits nobody is a dead letter in the end.
+                    self.group.fail(message.position, "larger than any worker takes")
+                    return True
 
     def _give(self, worker: Worker, message: Message) -> bool:
         # Before the push: a session that has to skip the message settles it at once.

@@ -79,6 +79,12 @@ class Member:
         """Its client has said no to the message: it is not offered to another [MQTT-4.8.2-6]."""
         self.settled(message)
 
+    def unfit(self, message: Message) -> bool:
+        """Its client cannot take so large a message: another is asked, in the same breath."""
+        self.holds.pop(message, None)
+        self.share.unfit = True
+        return True
+
     def returned(self, message: Message) -> None:
         """Its connection ended before that."""
         if self.holds.pop(message, None) is not None:
@@ -107,6 +113,7 @@ class Share:
         "group",
         "key",
         "members",
+        "unfit",
     )
 
     def __init__(self, core: Core, backlogs: Backlogs, settings: GroupSettings, group: str, filter_: str) -> None:
@@ -119,6 +126,8 @@ class Share:
         self.key = digest(group, filter_)
         self.members: dict[str, Member] = {}
         self._turn = 0
+        #: whether the member just asked cannot take so large a message
+        self.unfit = False
         self._returned: deque[Message] = deque()
         self._backlog: Backlog | None = None
         self._durable_from = 0
@@ -245,9 +254,17 @@ class Share:
                 self._core.metrics.drop("share-not-readable")
                 self._later_finish(message)
                 return True
-            if self._push(member, message):
+            self.unfit = False
+            if not self._push(member, message):
+                member.full = True
+            elif not self.unfit:
                 return True
-            member.full = True
+            else:
+                members = [other for other in members if other is not member]
+                if not members:
+                    self._core.metrics.drop("larger-than-receiver-takes")
+                    self._later_finish(message)
+                    return True
 
     def _push(self, member: Member, message: Message) -> bool:
         feed = member.feed
@@ -261,7 +278,7 @@ class Share:
             return False
         self._turn += 1
         member.turn = self._turn
-        if not qos:
+        if not qos and not self.unfit:
             self._later_finish(message)
         return True
 

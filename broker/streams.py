@@ -105,5 +105,9 @@ class Stream:
     def refused(self, message: Message) -> None:
         """The client does not want it."""
 
+    def unfit(self, message: Message) -> bool:
+        """The client cannot take it."""
+        return False
+
     def returned(self, message: Message) -> None:
         """The connection ended before that, and the stream with it."""

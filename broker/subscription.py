@@ -34,6 +34,9 @@ class ShareMember(Protocol):
     def refused(self, message: Message) -> None:
         """The member's client has said no to the message."""
 
+    def unfit(self, message: Message) -> bool:
+        """The message is larger than the member's client takes. Whether it is seen to; if not, it is dropped here."""
+
     def returned(self, message: Message) -> None:
         """The member's connection ended before that: the message is somebody else's now."""
 
@@ -82,6 +85,7 @@ class Feed:
     ``channel``  None once the session no longer reads it: nothing more is given
     ``lag``      None: caught up, messages are pushed as they come. Otherwise the next offset to read
     ``group``    the share that chose this session for the message; hears how it ended
+    ``own``      what holds for what this very agent said, if No Local suppresses some subscriptions and not all
     ``plain``    no option of it changes what is sent: the fast way is open
     ``paced``    one of very many in its channel: never pushed to, read for in later turns
     ``waiting``  a read of the log for it is under way
@@ -98,6 +102,7 @@ class Feed:
         "lag",
         "name",
         "no_local",
+        "own",
         "paced",
         "plain",
         "replay",
@@ -116,6 +121,7 @@ class Feed:
         self.identifiers: tuple[int, ...] = ()
         self.keep_retain = False
         self.no_local = False
+        self.own: Feed | None = None
         self.plain = True
         self.lag: int | None = None
         self.paced = False
@@ -125,14 +131,19 @@ class Feed:
     def merge(self, subscriptions: list[Subscription]) -> None:
         """Takes over the options of all matching subscriptions of the session (at least one).
 
-        No Local holds only if every one of them says so: it suppresses a subscription, not a session.
+        No Local suppresses a subscription, not a session: if not all of them say so, ``own`` is the rest of them.
         """
         assert subscriptions, f"a feed of {self.name!r} without a subscription"
         self.wish = max(s.wish for s in subscriptions)
         self.identifiers = tuple(s.identifier for s in subscriptions if s.identifier)
         self.keep_retain = any(s.keep_retain for s in subscriptions)
-        self.no_local = all(s.no_local for s in subscriptions)
-        self.plain = not (self.identifiers or self.keep_retain or self.no_local or self.replay)
+        others = [s for s in subscriptions if not s.no_local]
+        self.no_local = not others
+        self.own = None
+        if others and len(others) < len(subscriptions):
+            self.own = Feed(self.session, self.channel, self.name)
+            self.own.merge(others)
+        self.plain = not (self.identifiers or self.keep_retain or self.no_local or self.own or self.replay)
 
 
 def replay_feed(subscription: Subscription, name: str) -> Feed:
@@ -141,5 +152,6 @@ def replay_feed(subscription: Subscription, name: str) -> Feed:
     feed.merge([subscription])
     feed.replay = True
     feed.no_local = False
+    feed.own = None
     feed.plain = False
     return feed

@@ -24,6 +24,7 @@ from dragoman.adapters.http.definitions import (
 )
 from dragoman.adapters.http.documents import ChannelDocument, ChannelsDocument, Document, Request
 from dragoman.broker.gate import Action
+from dragoman.broker.principal import MESH
 from dragoman.broker.session import Reached
 from dragoman.routing.cards import Query
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
@@ -208,7 +209,10 @@ async def _connections(exchange: Exchange) -> web.StreamResponse:
     sessions = [
         session
         for session in exchange.broker.sessions()
-        if (wanted is None or session.agent == wanted) and (behind is None or waits(session) is behind)
+        # The mesh listens to itself too, which is nobody's connection.
+        if session.principal is not MESH
+        and (wanted is None or session.agent == wanted)
+        and (behind is None or waits(session) is behind)
     ]
     limit = exchange.integer("limit") or LIST_MAX
     shown = [_connection(exchange, session) for session in sessions[:limit]]

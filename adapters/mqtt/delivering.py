@@ -47,8 +47,10 @@ class Aliases:
 
 def deliver(session: MqttSession, feed: Feed, message: Message) -> bool:
     """Sends a message or answers False when the connection or its window is full."""
-    if feed.no_local and message.sender == session.agent and message.sender:
-        return True
+    if (feed.no_local or feed.own is not None) and message.sender == session.agent and message.sender:
+        if feed.own is None:
+            return True
+        feed = feed.own
     if message.expired(session.realm.core.now_ms):
         session.realm.metrics.drop("expired")
         return True
@@ -67,11 +69,19 @@ def offer(session: MqttSession, message: Message) -> bool:
         return True
     channel = session.realm.broker.channels.by_number.get(message.number)
     feed = channel.feed_of(session) if channel is not None else None
+    if feed is not None and feed.own is not None and message.sender == session.agent:
+        feed = feed.own
     qos = min(feed.wish, message.wish) if feed is not None else 0
     if feed is None or not qos or (feed.no_local and message.sender == session.agent):
         _skip(session, message)
         return True
     return _send(session, feed, message, qos)
+
+
+def pass_over(session: MqttSession, feed: Feed, message: Message) -> None:
+    """The message is larger than the client takes: as good as delivered [3.1.2-25], unless another may have it."""
+    if feed.group is None or not feed.group.unfit(message):
+        session.realm.metrics.drop("larger-than-receiver-takes")
 
 
 def _skip(session: MqttSession, message: Message) -> None:
@@ -95,10 +105,8 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
     written = logged != 0 and not known and packet_id < PLACED
     parts = _parts(session, feed, message, qos, retain, at_once=not qos or not (session.holds or written))
     if parts is None:
-        session.realm.metrics.drop("larger-than-receiver-takes")
-        if feed.group is not None:
-            feed.group.settled(message)
-        elif qos and logged:
+        pass_over(session, feed, message)
+        if feed.group is None and qos and logged:
             _skip(session, message)
         return True
     session.count_out(message.payload or b"")

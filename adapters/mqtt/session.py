@@ -429,7 +429,7 @@ class MqttSession:
                 message.wire_form = self.form
             size = len(frame)
             if size > self.packet_max:
-                self.realm.metrics.drop("larger-than-receiver-takes")
+                delivering.pass_over(self, feed, message)
                 return True
             out = self.out
             if not out and not self._gathering:

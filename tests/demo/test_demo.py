@@ -86,5 +86,5 @@ def test_it_fails_when_something_is_broken(broken: str, tmp_path: Path) -> None:
     ended = play(tmp_path, SABOTAGE[broken], patience_s=15 if broken in NOTICED else 3)
     assert "sitecustomize" not in ended.stderr, "nothing was broken: what was to be has gone"
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert f"✗ {NOTICED.get(broken, '')}" in ended.stdout
+    assert f"✗ {NOTICED.get(broken, '')}" in ended.stdout, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr

@@ -201,6 +201,23 @@ def test_each_worker_gets_only_what_it_may_read_and_the_rest_waits() -> None:
     assert texts(second) == ["for others"]
 
 
+def test_what_is_too_large_for_one_worker_is_for_another_and_for_nobody_a_dead_letter() -> None:
+    world = World(groups=GroupSettings(deliveries_max=2, backoff_ms=0, backoff_max_ms=0))
+    publisher, small = world.connected("p"), world.connected("w1", maximum_packet_size=64)
+    subscribe(small, "$queue/jobs/a")
+    large = world.connected("w2")
+    subscribe(large, "$queue/jobs")
+    publisher.publish("a", bytes(200), 1, packet_id=1)
+    assert texts(large) == [bytes(200).decode()]
+    large.disconnect()
+    publisher.publish("a", bytes(200), 1, packet_id=2)
+    publisher.publish("a", b"fits", 1, packet_id=3)
+    assert texts(small) == ["fits"]
+    reader = world.connected("r")
+    subscribe(reader, "$stream/dead.jobs", offset="earliest")
+    assert texts(reader) == [bytes(200).decode()]
+
+
 def test_a_queue_and_what_it_holds_survive_a_crash() -> None:
     world = World(durable=True)
     publisher, worker = world.connected("p"), world.connected("w", session_expiry_interval=600)

@@ -273,6 +273,50 @@ def test_no_local():
     assert got == {"Publish", "Puback"}, "no local suppresses its own subscription only"
 
 
+@pytest.mark.parametrize("expiry", [0, 60])
+def test_what_no_local_suppresses_lends_nothing_to_what_it_does_not(expiry: int):
+    world = World()
+    client = world.connected("c", session_expiry_interval=expiry)
+    client.subscribe(Subscription("n/+", 0), identifier=1)
+    client.subscribe(Subscription("n/1", 2, no_local=True, retain_as_published=True), identifier=2)
+    client.publish("n/1", b"mine", 1, retain=True)
+    own = [packet for packet in client.packets() if not isinstance(packet, Puback)]
+    assert [facts(packet) for packet in own] == [facts(pub("n/1", b"mine", subscription_identifiers=[1]))]
+    world.connected("p").publish("n/1", b"theirs", 1)
+    (other,) = client.packets()
+    assert (
+        (other.qos, sorted(Properties(subscription_identifiers=[n]).encode() for n in (1, 2)))
+        == (  # type: ignore[union-attr]
+            1,
+            sorted([other.properties[:2], other.properties[2:]]),  # type: ignore[union-attr]
+        )
+    )
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("expiry", [0, 60])
+def test_a_shared_message_too_large_for_one_member_goes_to_another(qos: int, expiry: int):
+    world = World()
+    small = world.connected("m1", maximum_packet_size=64, session_expiry_interval=expiry)
+    large = world.connected("m2", session_expiry_interval=expiry)
+    publisher = world.connected("p")
+    for member in (small, large):
+        member.subscribe("$share/g/a", qos=qos)
+    for n in range(4):
+        publisher.publish("a", bytes(200), qos, packet_id=qos and n + 1)
+    got = [packet for packet in large.packets() if isinstance(packet, Publish)]
+    assert [packet.payload for packet in got] == [bytes(200)] * 4
+    small.expect()
+    if qos == 1:
+        large.say(*(Puback(packet.packet_id) for packet in got))
+    large.disconnect()
+    assert not world.metrics.dropped.get("larger-than-receiver-takes")
+    publisher.publish("a", bytes(200), 0)
+    publisher.publish("a", b"fits", 0)
+    small.expect(pub("a", b"fits"))
+    assert world.metrics.dropped["larger-than-receiver-takes"] == 1, "there is nobody it would fit"
+
+
 def test_no_local_on_a_shared_subscription_is_a_protocol_error():
     client = World().connected("c")
     client.say(Subscribe(1, [Subscription("$share/g/a", no_local=True)]))

@@ -24,7 +24,7 @@ from dragoman.broker.principal import ANONYMOUS, Principal
 from dragoman.routing.refusals import Reason, Refusal
 
 SECRET = b"correct horse"
-HASH = hash_password(SECRET)
+HASH = "scrypt$16384$8$1$BGMDEpcKg4q2KVuKIUCHwg==$V4ktka/Z4/raKHl827hQQuYcc6T7XqY9V3YmzjmbBpc="
 TOKEN, DIGEST = new_token()
 ANN = UserSettings("ann", HASH, (DIGEST,), ("ops",), ("pump",), admin=True)
 BOB = UserSettings("bob", tokens=(token_digest("bobs"),))
