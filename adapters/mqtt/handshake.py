@@ -269,19 +269,34 @@ def reject(session: MqttSession, code: int, detail: str) -> None:
     if session.phase is Phase.CLOSED:
         return
     session.realm.say("mqtt client not taken in: %s", detail, session)
-    turn_away(session, code, detail)
+    _turn_away(session, code, detail)
 
 
-def turn_away(session: MqttSession, code: int, detail: str) -> None:
-    """Closes a connection that is not open, with a CONNACK if there was a CONNECT (§4.13.1: before it, nothing)."""
-    if session.decoder.version:
-        version = session.decoder.version
+def break_off(session: MqttSession, error: ProtocolError) -> None:
+    """Closes a connection whose peer broke the protocol before its CONNACK.
+
+    5.0 says why, once there is a CONNECT (§4.13.1: before it, nothing). 3.1.1 closes without a word
+    [3.1.1 3.1.4-1] but for a level it does not know: "server unavailable" would ask for another try.
+    """
+    if session.decoder.version == 5 or error.code == Code.UNSUPPORTED_PROTOCOL_VERSION:
+        _turn_away(session, error.code, error.detail)
+    else:
+        _close(session)
+
+
+def _turn_away(session: MqttSession, code: int, detail: str) -> None:
+    version = session.decoder.version
+    if version:
         if version == 5:
             frame = encode_connack(5, False, code, session.reason(detail))
         else:
             frame = encode_connack(version, False, return_code(code))
         if len(frame) <= session.packet_max:
             session.send(frame)
+    _close(session)
+
+
+def _close(session: MqttSession) -> None:
     session.phase = Phase.CLOSED
     session.closing = True
     session.wire.wake()

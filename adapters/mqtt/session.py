@@ -524,7 +524,7 @@ class MqttSession:
         """The peer broke the protocol, or there is no other way to say no: says why if it can, and closes."""
         self.realm.complain(error.detail, self)
         if self.phase is Phase.NEW or self.phase is Phase.CHECKING:
-            handshake.turn_away(self, error.code, error.detail)
+            handshake.break_off(self, error)
             return
         self.end(error.code, error.detail)
 

@@ -129,6 +129,7 @@ REFUSED = [
     _connect("client-id-surrogate", "02", "00 0003 EDA080", MALFORMED, "not UTF-8"),
     _connect("client-id-overlong", "02", "00 0002 C080", MALFORMED, "not UTF-8"),
     _connect("client-id-nul", "02", '0002 "a" 00', MALFORMED, "NUL", level=4),
+    _connect("client-id-nul", "02", '0002 "a" 00', MALFORMED, "NUL", level=3),
     _connect("user-nul", "82", "00 0000 0001 00", MALFORMED, "NUL"),
     _connect("user-not-utf8", "82", "0000 0001 80", MALFORMED, "not UTF-8", level=4),
     _connect("user-not-utf8", "82", "00 0000 0001 80", MALFORMED, "not UTF-8"),
