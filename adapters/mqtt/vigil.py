@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
+from dragoman.adapters.mqtt import handshake
 from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.phase import Phase
 
@@ -20,7 +21,10 @@ class Vigil:
     __slots__ = ("_abort", "_session", "_timer")
 
     def __init__(self, session: MqttSession, connect_ms: int, abort: Callable[[], object]) -> None:
-        """``abort`` cuts a connection that has not sent its CONNECT within ``connect_ms``."""
+        """``abort`` cuts a connection that has not sent its CONNECT within ``connect_ms``.
+
+        One that has and yet is not in is told so: there was time for all of it.
+        """
         self._session = session
         self._abort = abort
         self._timer: Timer | None = session.realm.broker.timers.after(connect_ms, self._too_late)
@@ -52,5 +56,11 @@ class Vigil:
 
     def _too_late(self) -> None:
         self._timer = None
-        if self._session.phase in (Phase.NEW, Phase.CHECKING):
+        session = self._session
+        if session.phase is Phase.NEW:
             self._abort()
+        elif session.phase is Phase.CHECKING:
+            if session.enhanced is not None and session.enhanced.login is not None:
+                handshake.reject(session, Code.NOT_AUTHORIZED, "the client did not show in time who it is")
+            else:
+                handshake.reject(session, Code.SERVER_BUSY, "the broker could not take the client in in time")

@@ -248,7 +248,24 @@ def test_connect_deadline_cuts_who_says_nothing():
     world.advance(9_999)
     assert not client.closed
     world.advance(2)
-    assert client.closed
+    client.expect(closed=True)
+
+
+@pytest.mark.parametrize(("version", "code"), [(5, 0x89), (4, 3), (3, 3)])
+def test_connect_deadline_tells_who_has_said_connect_that_we_are_too_slow(version: int, code: int):
+    world = World()
+    world.connected("c", session_expiry_interval=60).disconnect()
+    world.door.shut = True
+    client = world.client(version)
+    client.say(Connect(version, "c", True))
+    world.advance(9_999)
+    client.expect()
+    world.advance(2)
+    client.expect(Connack(False, code), closed=True)
+    world.commit()
+    client.expect(closed=True)
+    world.door.shut = False
+    assert world.client(version).connect("c").code == 0
 
 
 # -- sessions --------------------------------------------------------------------------------------

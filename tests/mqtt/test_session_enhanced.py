@@ -243,7 +243,9 @@ def test_the_connect_deadline_covers_the_exchange() -> None:
     mesh.advance(3_999)
     assert not client.closed
     mesh.advance(2)
-    assert client.closed
+    client.expect(Connack(False, 0x87), closed=True)
+    assert not client.transport.aborted
+    assert not mesh.realm.standings.by_client
 
 
 def test_a_stranger_within_the_exchange_may_send_no_more_than_a_connect() -> None:

@@ -11,12 +11,16 @@ import paho.mqtt.client as mqtt
 import pytest
 
 from dragoman import Mesh
+from dragoman.adapters.mqtt.encoders import encode_connect
+from dragoman.adapters.mqtt.packets import Connect
+from dragoman.adapters.mqtt.properties import Properties
 from dragoman.adapters.mqtt.settings import MqttSettings
-from dragoman.adapters.serving.settings import LimitSettings, ListenSettings
+from dragoman.adapters.serving.credentials import scram_verifier
+from dragoman.adapters.serving.settings import LimitSettings, ListenSettings, LoginSettings, UserSettings
 from dragoman.config import Config
 
 CONNECT_5 = bytes.fromhex("101200044d51545405020014000005") + b"frame"
-CONNACK = 0x20
+CONNACK, AUTH = 0x20, 0xF0
 PINGREQ, PINGRESP = b"\xc0\x00", b"\xd0\x00"
 LISTEN = ListenSettings(mqtt="127.0.0.1:0", kafka="off", http="127.0.0.1:0")
 
@@ -129,6 +133,22 @@ def test_who_never_says_connect_is_cut() -> None:
             await asyncio.sleep(0)
 
     play(scene, limits=LimitSettings(connect_deadline_s=0.2))
+
+
+def test_who_is_silent_within_an_authentication_is_told_so() -> None:
+    async def scene(mesh: Mesh, url: str) -> None:
+        connect = Connect(5, "c", True, properties=Properties(authentication_method="SCRAM-SHA-256"))
+        async with aiohttp.ClientSession() as web, web.ws_connect(url, protocols=("mqtt",)) as socket:
+            await socket.send_bytes(encode_connect(connect))
+            assert (await socket.receive_bytes())[0] == AUTH
+            said = await socket.receive_bytes()
+            assert (said[0], said[3]) == (CONNACK, 0x87)
+            assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+        while mesh.broker.metrics.wire("mqtt").open:  # noqa: ASYNC110 - it notices in its own time
+            await asyncio.sleep(0)
+
+    ann = UserSettings("ann", scram=scram_verifier(b"secret"))
+    play(scene, limits=LimitSettings(connect_deadline_s=0.2), login=LoginSettings(users=(ann,)))
 
 
 def test_the_mesh_says_goodbye_in_both_protocols() -> None:
