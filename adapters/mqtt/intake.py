@@ -9,7 +9,7 @@ from dragoman.adapters.mqtt import codes, mapping, pacing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import encode_puback, encode_pubrec
 from dragoman.broker.log.contract import Ticket
-from dragoman.routing.message import EMPTY
+from dragoman.routing.message import EMPTY, Message
 from dragoman.routing.origins import once
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -17,18 +17,31 @@ if TYPE_CHECKING:
     from dragoman.adapters.mqtt.packets import Publish
     from dragoman.adapters.mqtt.session import MqttSession
     from dragoman.adapters.mqtt.settings import MqttSettings
-    from dragoman.routing.message import Message
 
 Say: TypeAlias = "Callable[[MqttSession, Message], Ticket | Refusal]"
 """What takes a message in: a channel's route, or the broker for a verb."""
 
 
-def message(session: MqttSession, packet: Publish, name: str) -> Message:
+def message(session: MqttSession, packet: Publish, name: str) -> Message | Refusal:
     """The message a PUBLISH says, with a response topic that means the same to everybody."""
     said = mapping.to_message(packet, name, session.agent, session.realm.core.now_ms)
-    if said.envelope is not None and said.envelope.reply_to is not None:
-        said.envelope = session.realm.broker.verbs.absolute(session, said.envelope)
+    if said.envelope is not None:
+        if session.realm.settings.payload_format_check:
+            refusal = mapping.misformed(said)
+            if refusal is not None:
+                session.realm.metrics.refuse(refusal.reason)
+                return refusal
+        if said.envelope.reply_to is not None:
+            said.envelope = session.realm.broker.verbs.absolute(session, said.envelope)
     return said
+
+
+def _said(session: MqttSession, packet: Publish, name: str, say: Say) -> Ticket | Refusal:
+    """What ``say`` answers. Without properties there is nothing to judge or to respell."""
+    if not packet.properties:
+        return say(session, Message(name, packet.payload, packet.qos, session.agent, packet.retain))
+    found = message(session, packet, name)
+    return found if isinstance(found, Refusal) else say(session, found)
 
 
 def verb(session: MqttSession, packet: Publish, name: str) -> None:
@@ -37,7 +50,7 @@ def verb(session: MqttSession, packet: Publish, name: str) -> None:
     if packet.qos:
         publish(session, packet, name, broker.publish)
         return
-    answer = broker.publish(session, mapping.to_message(packet, name, session.agent, session.realm.core.now_ms))
+    answer = _said(session, packet, name, broker.publish)
     if isinstance(answer, Refusal):
         refuse(session, packet, answer)
 
@@ -51,7 +64,7 @@ def linked(session: MqttSession, packet: Publish, name: str) -> None:
     if packet.qos:
         publish(session, packet, name, say)
         return
-    answer = say(session, message(session, packet, name))
+    answer = _said(session, packet, name, say)
     if isinstance(answer, Refusal):
         refuse(session, packet, answer)
 
@@ -66,7 +79,7 @@ def publish(session: MqttSession, packet: Publish, name: str, say: Say) -> None:
         ticket = standing.unsafe.get(packet_id) or Ticket(session.owed[-1][0] if session.owed else 0)
         session.answer(ticket, encode_pubrec(session.version, packet_id), _failed_pubrec(session, packet_id))
         return
-    answer = say(session, message(session, packet, name))
+    answer = _said(session, packet, name, say)
     if isinstance(answer, Refusal):
         refuse(session, packet, answer)
         return

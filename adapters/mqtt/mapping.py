@@ -23,7 +23,7 @@ from dragoman.routing.carriers import (
 from dragoman.routing.events import event_facts
 from dragoman.routing.message import NEVER, Envelope, Header, Message
 from dragoman.routing.names import check_name
-from dragoman.routing.refusals import Reason
+from dragoman.routing.refusals import Reason, Refusal
 
 RAW_MQTT5: Final = 1
 """``Envelope.raw_form`` of raw MQTT 5.0 PUBLISH properties."""
@@ -108,6 +108,17 @@ def will_message(will: Will, sender: str, now_ms: int) -> Message:
     envelope, null = _envelope(raw, will.expiry, now_ms) if raw or will.expiry >= 0 else (None, False)
     payload = None if null and not will.payload else will.payload
     return Message(will.topic.decode(), payload, will.qos, sender, will.retain, envelope)
+
+
+def misformed(message: Message) -> Refusal | None:
+    """Why the payload is not what Payload Format Indicator 1 calls it (§3.3.2.3.2): well-formed UTF-8. NUL is."""
+    if message.envelope is None or not message.envelope.text or not message.payload:
+        return None
+    try:
+        message.payload.decode()
+    except UnicodeDecodeError as error:
+        return Refusal(Reason.PAYLOAD_INVALID, f"Payload Format Indicator is 1, byte {error.start} is not UTF-8")
+    return None
 
 
 def _envelope(raw: bytes, expiry_s: int, now_ms: int) -> tuple[Envelope, bool]:

@@ -312,7 +312,11 @@ class MqttSession:
             message.wire = packet.frame
             message.wire_form = self.form
         else:
-            message = intake.message(self, packet, route.name)
+            said = intake.message(self, packet, route.name)
+            if isinstance(said, Refusal):
+                intake.refuse(self, packet, said)
+                return
+            message = said
         answer = route.channel.append(message) if route.direct else route.publish(self, message)
         if answer and isinstance(answer, Refusal):
             intake.refuse(self, packet, answer)

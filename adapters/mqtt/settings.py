@@ -114,6 +114,9 @@ class MqttSettings:
         why="QoS 0 (and 3.1.1) publishes that may not be made: nothing in the protocol can say no to them",
         peers="mosquitto drops",
     )
+    payload_format_check: bool = key(
+        False, why="whether a payload its sender calls UTF-8 is UTF-8: if not, 0x99 (QoS 0 and wills: dropped, counted)"
+    )
     connects_per_s: int = key(
         0,
         unit="clients per second",

@@ -155,7 +155,7 @@ class Standings:
     def __init__(self, broker: Broker, settings: MqttSettings, named: Named) -> None:
         self._broker = broker
         self._settings = settings
-        self.wills = Wills(broker, named)
+        self.wills = Wills(broker, named, format_check=settings.payload_format_check)
         self.promises = Promises(broker)
         bounds = Bounds(
             settings.session_queue_messages_max, settings.session_queue_bytes_max, settings.session_queue_s_max * 1000

@@ -108,9 +108,10 @@ class HeldWill:
 class Wills:
     """Every will not said yet, by the key of its client's session. Nothing is written for clients without one."""
 
-    def __init__(self, broker: Broker, named: Named) -> None:
+    def __init__(self, broker: Broker, named: Named, *, format_check: bool) -> None:
         self._broker = broker
         self._named = named
+        self._format_check = format_check
         self.held: dict[bytes, HeldWill] = {}
 
     def load(self, left_s: Mapping[str, int]) -> None:
@@ -183,9 +184,11 @@ class Wills:
             return
         self._broker.core.tick()
         message = mapping.will_message(held.will, held.agent, self._broker.core.now_ms)
-        answer = self._broker.publish(held, message)
+        refusal = mapping.misformed(message) if self._format_check else None
+        answer = self._broker.publish(held, message) if refusal is None else refusal
         self._drop(held)
         if isinstance(answer, Refusal):
+            self._broker.metrics.drop(f"will-{answer.reason.value}")
             held.refused(Ticket(0), answer)
 
     def _drop(self, held: HeldWill) -> None:
