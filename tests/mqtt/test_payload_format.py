@@ -83,7 +83,7 @@ def test_qos_0_can_end_the_connection_by_setting():
 
 
 def test_a_qos_2_publish_sent_again_is_answered_as_before_it_is_judged():
-    world, client, watcher = pair(ON)
+    _, client, watcher = pair(ON)
     client.publish("a", b"once", 2, packet_id=7, payload_format_indicator=1)
     client.publish("a", b"\xff", 2, packet_id=7, payload_format_indicator=1, dup=True)
     client.say(Pubrel(7))
