@@ -13,7 +13,14 @@ from typing import Final, final
 from dragoman.adapters.mqtt import codes
 from dragoman.adapters.mqtt.bodies import decode_body
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, malformed, protocol_error
-from dragoman.adapters.mqtt.connecting import BRIDGE_LEVELS, PROTOCOL_NAMES, VERSIONS, decode_connect, read_protocol
+from dragoman.adapters.mqtt.connecting import (
+    BEGINNING_OF_5,
+    BRIDGE_LEVELS,
+    PROTOCOL_NAMES,
+    VERSIONS,
+    decode_connect,
+    read_protocol,
+)
 from dragoman.adapters.mqtt.packets import Connect, Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from dragoman.adapters.mqtt.primitives import VALID_TOPICS, Cursor, check_topic, read_varint
 from dragoman.adapters.mqtt.properties import scan_publish
@@ -218,6 +225,9 @@ class Decoder:
         first = data[pos]
         self._check_first(first)
         if stop - pos > self._limit:
+            if not self.version and first == 0x10 and data.startswith(BEGINNING_OF_5, body):
+                # It is not read any further, and yet can be told why in words it knows.
+                self.version = 5
             raise ProtocolError(Code.PACKET_TOO_LARGE, f"packet of {stop - pos} bytes, allowed are {self._limit}")
         if stop > len(data):
             self._need = stop - pos

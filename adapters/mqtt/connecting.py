@@ -12,6 +12,8 @@ from dragoman.adapters.mqtt.properties import NO_PROPERTIES, parse_properties
 
 VERSIONS: Final[dict[tuple[bytes, int], int]] = {(b"MQTT", 5): 5, (b"MQTT", 4): 4, (b"MQIsdp", 3): 3}
 """Protocol name and level on the wire → version."""
+BEGINNING_OF_5: Final = b"\x00\x04MQTT\x05"
+"""Name and level of 5.0 as they stand in the packet."""
 PROTOCOL_NAMES: Final = frozenset(name for name, _ in VERSIONS)
 BRIDGE_LEVELS: Final = frozenset((0x83, 0x84))
 """Levels 3 and 4 as mosquitto's bridges say them at first; refused in the words of 3.1.1, they say 3 and 4."""

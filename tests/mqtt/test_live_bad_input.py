@@ -236,6 +236,12 @@ def test_a_packet_too_large_before_connect_is_not_waited_for(
             large.socket.sendall(announced)
             assert until_closed(large) < ROUND_S
             innocent.goes_on()
+    with Peer(mesh) as large:
+        large.socket.sendall(encode_connect(Connect(5, "x" * 60_000, True, 0)))
+        said = large.packet()
+        assert isinstance(said, Connack)
+        assert said.code == 0x95
+        assert until_closed(large) < ROUND_S
     with Peer(mesh) as fits:
         fits.connect("y" * 900)
     with Peer(mesh).connect("later") as later:

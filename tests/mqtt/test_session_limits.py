@@ -74,6 +74,30 @@ def test_too_much_before_connect_is_refused_by_its_announcement(first: bytes):
     innocent.expect(pub("a", b"on"))
 
 
+@pytest.mark.parametrize("version", [3, 4, 5])
+@pytest.mark.parametrize("so_far", [2, 3, 9, 10, 500, 1_001])
+def test_a_connect_too_large_is_told_so_if_it_can_be_seen_to_be_of_5(version: int, so_far: int):
+    world = World(MqttSettings(connect_bytes_max=1_000))
+    packet = encode_connect(Connect(version, "x" * 2_000, True, 0))
+    client = world.client(version)
+    client.raw(packet[:so_far])
+    if so_far < 3:
+        assert not client.closed, "its length is not known yet"
+        client.raw(packet[so_far:])
+        so_far = len(packet)
+    client.expect(*([Connack(False, 0x95)] if version == 5 and so_far >= 10 else []), closed=True)
+    client.raw(packet)
+    client.expect(closed=True)
+    assert not world.realm.standings.by_client
+
+
+def test_a_packet_too_large_that_only_looks_like_a_connect_of_5_is_told_nothing():
+    for first in (b"\xc0\xe9\x07\x00\x04MQTT\x05", b"\x10\xe9\x07\x00\x04MQTT\x06", b"\x10\xe9\x07\x00\x06MQIsdp\x05"):
+        client = World(MqttSettings(connect_bytes_max=1_000)).client()
+        client.raw(first)
+        client.expect(closed=True)
+
+
 def test_a_client_in_the_middle_of_a_packet_holds_its_own_bytes_alone_and_ends_by_its_keepalive():
     world = World()
     stalling, innocent = world.connected("s", keepalive=10), world.connected("i")
