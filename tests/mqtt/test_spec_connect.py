@@ -94,6 +94,12 @@ def test_every_client_id_of_letters_and_digits_is_taken():
         assert world.client().connect(client_id).code == 0
 
 
+@pytest.mark.parametrize("version", [3, 4, 5])
+def test_longer_client_ids_are_taken_in_every_version(version: int):
+    """3.1 ended at 23 characters; see docs/decisions.md."""
+    assert World().client(version).connect("0" * 24).code == 0
+
+
 def test_what_is_kept_is_kept_under_the_client_id():
     """[3.1.3-2] [3.1.2-6]: of two clients each finds its own."""
     world = World()
