@@ -306,7 +306,11 @@ class Backlog:
         position = message.position
         if position < self.next:
             return True
-        if position not in self._done and not self._skips(message):
+        if position in self._done:
+            if not self._open:
+                # Its place is behind it from now on.
+                self._done.discard(position)
+        elif not self._skips(message):
             if len(self._open) + len(self._done) >= self._backlogs.core.settings.cursor_done_max:
                 return False
             self._open[position] = None
@@ -459,6 +463,13 @@ class Backlogs:
         # The oldest first, or a few of them would always be looked at and the others never.
         for backlog in sorted(overdue, key=lambda b: b.oldest_ms)[:TRIMS_PER_SWEEP]:
             backlog.trim()
+
+    def done(self, key: bytes, position: int) -> None:
+        """The message is done with for the reader of this key, if there is one; its row says so in the open commit."""
+        backlog = self._all.get(key)
+        if backlog is not None:
+            backlog.finish(position)
+            self.save(backlog)
 
     def check(self) -> None:
         """Asserts what must always hold between two turns. For tests; walks everything."""

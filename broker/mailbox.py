@@ -45,6 +45,11 @@ class Attachment:
         self.full = False
         self.holds: dict[int, None] = {}
 
+    @property
+    def place(self) -> bytes:
+        """None: mail is never of QoS 2."""
+        return b""
+
     def settled(self, message: Message) -> None:
         """The agent has acknowledged the mail: it is gone for good."""
         self.finish(message.position)

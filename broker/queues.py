@@ -56,6 +56,11 @@ class Worker:
         """How many it may hold; 0 while it has no credit."""
         return 0 if self.full else self._limit
 
+    @property
+    def place(self) -> bytes:
+        """None: there is nothing of QoS 2."""
+        return b""
+
     def settled(self, message: Message) -> None:
         """Its client has acknowledged the message, or its session has a counted reason to skip it."""
         if message in self.holds:

@@ -70,6 +70,11 @@ class Member:
         """How many it may hold; 0 while it has no credit."""
         return 0 if self.full else self._limit
 
+    @property
+    def place(self) -> bytes:
+        """Where the share's messages wait, if they do."""
+        return self.share.place
+
     def settled(self, message: Message) -> None:
         """Its client has acknowledged the message, or its session has a counted reason to skip it."""
         if self.holds.pop(message, None) is not None:
@@ -340,6 +345,11 @@ class Share:
             self._backlog.resume()
 
     # -- for people and tests ------------------------------------------------------------------------
+
+    @property
+    def place(self) -> bytes:
+        """The key of its backlog; empty if it has none."""
+        return b"" if self._backlog is None else self._backlog.key
 
     @property
     def durable(self) -> bool:

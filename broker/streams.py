@@ -99,6 +99,11 @@ class Stream:
 
     # -- subscription.ShareMember: an acknowledgement moves nothing here ---------------------------
 
+    @property
+    def place(self) -> bytes:
+        """None: a stream that is asked for anew begins anew."""
+        return b""
+
     def settled(self, message: Message) -> None:
         """The client has it."""
 

@@ -28,6 +28,10 @@ class Start(Enum):
 class ShareMember(Protocol):
     """One member of a shared subscription, as the session that is the member sees it."""
 
+    @property
+    def place(self) -> bytes:
+        """The key of the backlog that would give a QoS 2 message again; empty: none would."""
+
     def settled(self, message: Message) -> None:
         """The member's client has acknowledged the message."""
 

@@ -102,7 +102,8 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
     retain = message.retain and (feed.replay or feed.keep_retain)
     placed = qos == 1 and logged != 0
     packet_id = known or (standing.placed_id(logged) if placed else standing.next_id()) if qos else 0
-    written = logged != 0 and not known and packet_id < PLACED
+    beside = qos == 2 and not logged and standing.backlog is not None
+    written = beside or (logged != 0 and not known and packet_id < PLACED)
     parts = _parts(session, feed, message, qos, retain, at_once=not qos or not (session.holds or written))
     if parts is None:
         pass_over(session, feed, message)

@@ -53,6 +53,8 @@ def _resend(session: MqttSession, packet_id: int, flight: Flight) -> None:
     frame = encode_publish(session.version, topic, payload, flight.qos, flight.retain, True, packet_id, properties)
     if len(frame) > session.packet_max:
         session.realm.metrics.drop("larger-than-receiver-takes")
+        if flight.group is not None:
+            flight.group.settled(message)
         session.realm.promises.landed(session.standing, packet_id)
         return
     flight.sent = True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mqtt import flights
 from dragoman.broker.log.contract import Table, Ticket
+from dragoman.broker.rows import Row, decode_message, decode_row, encode_message, encode_row
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.standing import Standing
@@ -24,15 +25,34 @@ PLACED: Final = 0x8000
 
 _IN: Final = b"i"
 _OUT: Final = b"o"
+_BESIDE: Final = b"b"
 _SENT: Final = b"p"
 _SENT_QOS_1: Final = b"q"
 _RELEASED: Final = b"r"
 _LANDED: Final = b"d"
 
 
+class BesideRow(Row):
+    """A QoS 2 delivery that is not the session's backlog's: of a share, a stream or a retained value.
+
+    ``message``  as it was sent, so that it can be sent again under its id; empty: it ends by PUBREL
+    ``place``    the reader that would give the message again, to whomever; empty: none
+    ``turn``     rises with each such row that is written: they go on in that order [MQTT-4.6.0-1, 4.6.0-4]
+    """
+
+    turn: int = 0
+
+    message: bytes = b""
+    place: bytes = b""
+    retain: bool = False
+    identifiers: tuple[int, ...] = ()
+
+
 @final
 class Flight:
-    """A QoS 1 or 2 delivery under way. ``position`` 0: not in the log, so it lives and dies with the process.
+    """A QoS 1 or 2 delivery under way. ``position`` 0: not the session's backlog's.
+
+    At QoS 1 such a one lives and dies with the process; at QoS 2 its row holds the message.
 
     ``message``   None after a restart, until the log has given it again
     ``retain``, ``identifiers``   how it was sent, to be sent again the same way
@@ -66,14 +86,19 @@ class Promises:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        self._turn = 0
 
     def load(self, standing: Standing, backlog: Backlog) -> None:
         """Takes up what the log kept of a session's promises."""
         prefix = _row_key(standing, b"")
+        beside: list[tuple[int, BesideRow]] = []
         for key, value in self._broker.log.rows(Table.INFLIGHT, prefix):
             kind, number = key[len(prefix) : len(prefix) + 1], int.from_bytes(key[len(prefix) + 1 :], "big")
             if kind == _IN:
                 standing.received.add(number)
+                continue
+            if kind == _BESIDE:
+                beside.append((number, decode_row(value, BesideRow)))
                 continue
             packet_id, state = int.from_bytes(value[:2], "big"), value[2:]
             if state in (_RELEASED, _LANDED):
@@ -86,6 +111,18 @@ class Promises:
             standing.flights[packet_id] = flight
             standing.ids[number] = packet_id
             standing.unmet = standing.unmet or not flight.released
+        self._load_beside(standing, beside)
+
+    def _load_beside(self, standing: Standing, beside: list[tuple[int, BesideRow]]) -> None:
+        """Those go on at once, in their order; nobody else is given what they hold."""
+        for packet_id, row in sorted(beside, key=lambda pair: pair[1].turn):
+            flight = standing.flights[packet_id] = Flight(None, 2, 0, row.retain, row.identifiers)
+            self._turn = max(self._turn, row.turn)
+            if row.message:
+                flight.message = decode_message(row.message)
+                self._broker.backlogs.done(row.place, flight.message.position)
+            else:
+                flight.released = True
 
     def forget(self, standing: Standing) -> None:
         """The session is no more, and nothing of it is owed."""
@@ -95,6 +132,8 @@ class Promises:
         for packet_id, flight in standing.flights.items():
             if packet_id < PLACED and flight.position:
                 log.put(Table.INFLIGHT, _row_key(standing, _OUT, flight.position), None)
+            elif not flight.position and flight.qos == 2:
+                log.put(Table.INFLIGHT, _row_key(standing, _BESIDE, packet_id), None)
         self._forget_landed(standing)
 
     # -- taken in ------------------------------------------------------------------------------------
@@ -147,10 +186,29 @@ class Promises:
 
         Nothing is written for a QoS 1 delivery whose packet id follows from its position.
         """
-        if standing.backlog is None or not flight.position or packet_id >= PLACED:
+        if standing.backlog is None or packet_id >= PLACED:
             return Ticket(0)
+        if not flight.position:
+            return self._fly_beside(standing, packet_id, flight) if flight.qos == 2 else Ticket(0)
         state = _SENT_QOS_1 if flight.qos == 1 else _RELEASED if flight.released else _SENT
         return self._mark(standing, flight.position, packet_id, state)
+
+    def _fly_beside(self, standing: Standing, packet_id: int, flight: Flight) -> Ticket:
+        self._turn += 1
+        row = BesideRow(turn=self._turn)
+        if flight.released:
+            self._over_there(flight)
+        else:
+            assert flight.message is not None, "what comes back without its message is released"
+            row.message = encode_message(flight.message)
+            row.place = b"" if flight.group is None else flight.group.place
+            row.retain, row.identifiers = flight.retain, flight.identifiers
+        return self._broker.log.put(Table.INFLIGHT, _row_key(standing, _BESIDE, packet_id), encode_row(row))
+
+    def _over_there(self, flight: Flight) -> None:
+        """Who would give the message again writes that it is done, before the row here no longer says so."""
+        if flight.group is not None and flight.group.place and flight.message is not None:
+            self._broker.backlogs.done(flight.group.place, flight.message.position)
 
     def _mark(self, standing: Standing, position: int, packet_id: int, state: bytes) -> Ticket:
         value = packet_id.to_bytes(2, "big") + state
@@ -164,6 +222,10 @@ class Promises:
         """
         flight = standing.flights.pop(packet_id)
         if not flight.position:
+            if flight.qos == 2 and standing.backlog is not None:
+                if not flight.released:
+                    self._over_there(flight)
+                self._broker.log.put(Table.INFLIGHT, _row_key(standing, _BESIDE, packet_id), None)
             return
         standing.ids.pop(flight.position, None)
         if standing.backlog is not None:
@@ -215,7 +277,7 @@ class Promises:
 def _row_key(standing: Standing, kind: bytes, number: int | None = None) -> bytes:
     """Rows of one session stand together; the length in front keeps one id from being another's prefix.
 
-    ``number`` is a packet id of the client's or a position of ours.
+    ``number`` is a packet id of the client's (``_IN``) or of ours (``_BESIDE``), or a position.
     """
     head = len(standing.key).to_bytes(2, "big") + standing.key + kind
     return head if number is None else head + number.to_bytes(8, "big")
