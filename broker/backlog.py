@@ -464,8 +464,14 @@ class Backlogs:
         for backlog in sorted(overdue, key=lambda b: b.oldest_ms)[:TRIMS_PER_SWEEP]:
             backlog.trim()
 
+    def finish(self, key: bytes, position: int) -> None:
+        """The message is done with for the reader of this key, if there is one. Not within its ``offer``."""
+        backlog = self._all.get(key)
+        if backlog is not None:
+            backlog.finish(position)
+
     def done(self, key: bytes, position: int) -> None:
-        """The message is done with for the reader of this key, if there is one; its row says so in the open commit."""
+        """The same, and its row says so in the open commit."""
         backlog = self._all.get(key)
         if backlog is not None:
             backlog.finish(position)

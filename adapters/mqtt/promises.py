@@ -203,6 +203,10 @@ class Promises:
             row.message = encode_message(flight.message)
             row.place = b"" if flight.group is None else flight.group.place
             row.retain, row.identifiers = flight.retain, flight.identifiers
+            if row.place:
+                # It is the session's alone from now on: one that stays away does not hold up the share's place.
+                finish = self._broker.backlogs.finish
+                self._broker.core.loop.call_soon(finish, row.place, flight.message.position)
         return self._broker.log.put(Table.INFLIGHT, _row_key(standing, _BESIDE, packet_id), encode_row(row))
 
     def _over_there(self, flight: Flight) -> None:

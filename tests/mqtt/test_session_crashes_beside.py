@@ -217,14 +217,24 @@ def test_a_share_whose_reader_may_remember_no_more_goes_on_after_a_crash():
     publisher = world.connected("p")
     for n in range(4):
         publisher.publish("a", b"%d" % n, 2, packet_id=n + 1)
-    assert [p.payload for p in client.packets() if isinstance(p, Publish)] == [b"0", b"1"]
-    client = resumed(world.crash())
-    payloads = [p.payload for p in client.packets() if isinstance(p, Publish)]
-    assert payloads[:2] == [b"0", b"1"]
-    for packet_id in (1, 2, 3, 4):
-        client.say(Pubrec(packet_id), Pubcomp(packet_id))
-        payloads += [p.payload for p in client.packets() if isinstance(p, Publish)]
-    assert payloads == [b"0", b"1", b"2", b"3"]
+    assert [p.payload for p in client.packets() if isinstance(p, Publish)] == [b"0", b"1", b"2", b"3"]
+    after = world.crash()
+    client = resumed(after)
+    assert [p.payload for p in client.packets() if isinstance(p, Publish)] == [b"0", b"1", b"2", b"3"]
+    after.connected("p").publish("a", b"4", 2)
+    assert [p.payload for p in client.packets() if isinstance(p, Publish)] == [b"4"]
+
+
+def test_a_member_that_stays_away_in_the_middle_does_not_hold_up_the_shares_place():
+    world = World(broker=BrokerSettings(cursor_done_max=2), durable=True)
+    flying("shared", world).vanish()
+    other = sleeper(world, "$share/g/a", client_id="t")
+    for n in range(1, 6):
+        world.connected("p").publish("a", b"y", 2)
+        other.expect(pub("a", b"y", 2, n, subscription_identifiers=[7]))
+        other.say(Pubrec(n))
+        other.expect(Pubrel(n))
+        other.say(Pubcomp(n))
 
 
 @pytest.mark.parametrize("kind", KINDS)
