@@ -26,8 +26,8 @@ help: ## what each target does
 demo: $(STAMP) ## starts a mesh and plays the story with real clients, each in its own process
 	@$(PY) -m tests.demo.demo $(ARGS)
 
-test: $(STAMP) ## the whole test suite; a foreign client that is absent is skipped with the command that installs it
-	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+test: $(STAMP) ## the whole test suite, a file in one of two processes; a foreign client that is absent is skipped with the command that installs it
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types and the house rules, in under a minute
 	$(PY) -m ruff format --check .

@@ -28,8 +28,6 @@ from tests.crossings.outside_a2a import A2aServer
 from tests.crossings.peers import PATIENCE_S, Peers
 from tests.crossings.table import CALL, CALLING, Cell, Crossing
 
-# In one process, where tests run in several: the last test counts what the others have walked.
-pytestmark = pytest.mark.xdist_group("calling")
 
 RAW = b"\x00\xff\x80"
 BINARY = ("mqtt3", "mqtt5", "kafka", "a2a")

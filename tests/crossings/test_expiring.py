@@ -19,8 +19,6 @@ from tests.crossings.peers import PATIENCE_S, Http, Mcp, Mqtt, Peers
 from tests.crossings.said import Said
 from tests.crossings.table import PROTOCOLS, PUBLISHING
 
-# In one process, where tests run in several: the last test counts what the others have walked.
-pytestmark = pytest.mark.xdist_group("expiring")
 
 LIFETIME_S = 1
 """The least that MQTT 5 can say."""

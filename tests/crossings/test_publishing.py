@@ -15,8 +15,6 @@ from tests.crossings.peers import Peers
 from tests.crossings.said import Said
 from tests.crossings.table import MESSAGE, PUBLISHING, Cell, Crossing
 
-# In one process, where tests run in several: the last test counts what the others have walked.
-pytestmark = pytest.mark.xdist_group("publishing")
 
 BYTES = b"\x00\xff\xfe\x80"
 EVENT = {"specversion": "1.0", "id": "e-1", "source": "/plant/9", "type": "plant.reading", "subject": "a b"}
