@@ -28,7 +28,6 @@ from tests.crossings.outside_a2a import A2aServer
 from tests.crossings.peers import PATIENCE_S, Peers
 from tests.crossings.table import CALL, CALLING, Cell, Crossing
 
-
 RAW = b"\x00\xff\x80"
 BINARY = ("mqtt3", "mqtt5", "kafka", "a2a")
 DATED = ("mqtt5", "kafka", "http", "a2a")

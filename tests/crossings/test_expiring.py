@@ -19,7 +19,6 @@ from tests.crossings.peers import PATIENCE_S, Http, Mcp, Mqtt, Peers
 from tests.crossings.said import Said
 from tests.crossings.table import PROTOCOLS, PUBLISHING
 
-
 LIFETIME_S = 1
 """The least that MQTT 5 can say."""
 

@@ -15,7 +15,6 @@ from tests.crossings.peers import Peers
 from tests.crossings.said import Said
 from tests.crossings.table import MESSAGE, PUBLISHING, Cell, Crossing
 
-
 BYTES = b"\x00\xff\xfe\x80"
 EVENT = {"specversion": "1.0", "id": "e-1", "source": "/plant/9", "type": "plant.reading", "subject": "a b"}
 EVENT_JSON = b'{"specversion":"1.0","id":"e-1","source":"/plant/9","type":"plant.reading", "data" : {"t":1}}'
