@@ -73,6 +73,8 @@ class Actor:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not line.endswith("\n"):
+                break  # killed in the middle of a word
             self._stage.heard.put((self.name, json.loads(line)))
 
     def _complain(self) -> None:
