@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
 from dragoman.broker.log.contract import Table, Ticket
 from dragoman.broker.principal import EMBEDDED, MESH
 from dragoman.broker.rows import Row, decode_row, encode_row
+from dragoman.routing.addresses import address_of
 from dragoman.routing.names import AGENT_BYTES_MAX, shown
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -34,7 +35,6 @@ REASON_BYTES_MAX: Final = 1_024
 FOREVER: Final = 0
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class BanRow(Row):
@@ -109,7 +109,7 @@ class Bans:
         """Why nobody may come in from this address, as sockets give it; None if they may. "" is no address."""
         if not self._blocks or not host:
             return None
-        address = _address(host)
+        address = address_of(host)
         if address is None:
             return None
         number = int(address)
@@ -202,7 +202,7 @@ class Bans:
 
 def covers(ban: Ban, host: str) -> bool:
     """Whether it is a ban of an address block, and ``host`` is in it."""
-    address = _address(host) if ban.kind == ADDRESS else None
+    address = address_of(host) if ban.kind == ADDRESS else None
     return address is not None and address in ipaddress.ip_network(ban.who)
 
 
@@ -236,15 +236,6 @@ def _network(text: str) -> Network | None:
         if mapped is not None:
             return ipaddress.ip_network((mapped, network.prefixlen - 96))
     return network
-
-
-def _address(host: str) -> IpAddress | None:
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
 
 
 def _unfit(detail: str) -> Refusal:

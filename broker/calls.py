@@ -139,17 +139,21 @@ class Calls:
         if refusal is not None:
             return refusal
         wait_ms = self._settings.call_deadline_ms if deadline_ms is None else deadline_ms
-        wait_ms = max(0, min(wait_ms, self._settings.call_deadline_max_ms))
+        return self._enter(call, caller, now_ms, max(0, min(wait_ms, self._settings.call_deadline_max_ms)))
+
+    def _enter(self, call: Call, caller: Caller, now_ms: int, wait_ms: int) -> Call | Refusal:
         call.caller = caller
         call.started_ms = call.moved_ms = now_ms
         call.deadline_ms = now_ms + wait_ms
         call.due_ms = self._clock.monotonic_ms() + wait_ms
         waiting = self._waiting.length(call.lane)
         if waiting >= self._settings.calls_waiting_per_skill_max:
-            return Refusal(Reason.BUSY, f"{waiting} calls of {shown(skill)} wait already, which is the limit", 1_000)
+            return Refusal(
+                Reason.BUSY, f"{waiting} calls of {shown(call.skill)} wait already, which is the limit", 1_000
+            )
         self._ledger.enter(call)
         self.started_total += 1
-        if durable:
+        if call.durable:
             self._ledger.record(call)
         call.timer = self._timers.after(min(wait_ms, self._settings.call_durable_after_ms), self._tick, call)
         self._settle(call)

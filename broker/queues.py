@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from dragoman.broker.subscription import Feed, Subscription
-from dragoman.routing.groups import Strategy, choose, key_of
+from dragoman.broker.takers import Taker, Turns
+from dragoman.routing.groups import Strategy
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -26,117 +27,47 @@ WISH = 1
 
 
 @final
-class Worker:
-    """One session at one queue: what ``choose`` asks of it, and ``subscription.ShareMember`` for its session.
-
-    ``full``   it took nothing when last offered something; until it says that it has credit again
-    ``holds``  messages it has and has not acknowledged
-    """
-
-    __slots__ = ("_limit", "connected", "feed", "full", "holds", "id", "queue", "session", "turn")
-
-    def __init__(self, queue: Queue, session: Session, number: int, limit: int) -> None:
-        self.queue = queue
-        self.session = session
-        self.id = session.agent or f"#{number}"
-        self.connected = True
-        self.feed = Feed(session, None, queue.group.filter)
-        self.full = False
-        self.turn = 0
-        self.holds: set[Message] = set()
-        self._limit = limit
-
-    @property
-    def inflight(self) -> int:
-        """Messages it holds."""
-        return len(self.holds)
-
-    @property
-    def limit(self) -> int:
-        """How many it may hold; 0 while it has no credit."""
-        return 0 if self.full else self._limit
-
-    @property
-    def place(self) -> bytes:
-        """None: there is nothing of QoS 2."""
-        return b""
-
-    def settled(self, message: Message) -> None:
-        """Its client has acknowledged the message, or its session has a counted reason to skip it."""
-        if message in self.holds:
-            self.holds.discard(message)
-            self.queue.group.settle(message.position)
-
-    def refused(self, message: Message) -> None:
-        """Its client has said no to the message."""
-        if message in self.holds:
-            self.holds.discard(message)
-            self.queue.group.fail(message.position, "refused")
-
-    def unfit(self, message: Message) -> bool:
-        """Its client cannot take so large a message: another is asked, in the same breath."""
-        self.holds.discard(message)
-        self.queue.unfit = True
-        return True
-
-    def returned(self, message: Message) -> None:
-        """Its connection ended before that."""
-        if message in self.holds:
-            self.holds.discard(message)
-            self.queue.group.fail(message.position, "connection ended", delay_ms=0)
-
-
-@final
 class Queue:
     """One group and those it pushes to."""
 
-    __slots__ = ("_core", "_strategy", "_turn", "group", "unfit", "workers")
+    __slots__ = ("_core", "_turns", "group", "workers")
 
     def __init__(self, core: Core, group: WorkGroup, strategy: Strategy) -> None:
         self._core = core
-        self._strategy = strategy
-        self._turn = 0
-        #: whether the worker just asked cannot take so large a message
-        self.unfit = False
+        self._turns = Turns(strategy)
         self.group = group
-        self.workers: dict[Session, Worker] = {}
+        self.workers: dict[Session, Taker] = {}
         group.push = self._push
 
     def _push(self, message: Message) -> bool | None:
         """See ``WorkGroup.push``."""
         workers = list(self.workers.values())
         if self.group.each:
-            workers = [worker for worker in workers if self._core.may_read(worker.session, message.name)]
-            if not workers:
-                return None
-        key = key_of(self._strategy, message)
-        while True:
-            worker = choose(self._strategy, workers, key)
-            if worker is None:
-                return False
-            self.unfit = False
-            if not self._give(worker, message):
-                worker.full = True
-            elif not self.unfit:
-                return True
-            else:
-                workers = [other for other in workers if other is not worker]
-                if not workers:
-                    # It counts, so that one that fits nobody is a dead letter in the end.
-                    self.group.fail(message.position, "larger than any worker takes")
-                    return True
+            workers = [taker for session, taker in self.workers.items() if self._core.may_read(session, message.name)]
+        if not workers:
+            return None if self.group.each else False
+        given = self._turns.give(workers, message)
+        if given is None:
+            # It counts, so that one that fits nobody is a dead letter in the end.
+            self.group.fail(message.position, "larger than any worker takes")
+        return given is not False
 
-    def _give(self, worker: Worker, message: Message) -> bool:
-        # Before the push: a session that has to skip the message settles it at once.
-        worker.holds.add(message)
-        if not worker.feed.deliver(worker.feed, message):
-            worker.holds.discard(message)
-            return False
-        self._turn += 1
-        worker.turn = self._turn
-        if not min(worker.feed.wish, message.wish):
-            worker.settled(message)
-        return True
+    @property
+    def place(self) -> bytes:
+        """None: there is nothing of QoS 2."""
+        return b""
+
+    def finish(self, message: Message) -> None:
+        """See ``takers.Source``."""
+        self.group.settle(message.position)
+
+    def refuse(self, message: Message) -> None:
+        """It comes again after the group's backoff."""
+        self.group.fail(message.position, "refused")
+
+    def take_back(self, message: Message) -> None:
+        """It is somebody else's at once."""
+        self.group.fail(message.position, "connection ended", delay_ms=0)
 
 
 @final
@@ -148,7 +79,7 @@ class Queues:
         self._groups = groups
         self._settings = settings
         self._queues: dict[str, Queue] = {}
-        self._of_session: dict[Session, dict[str, Worker]] = {}
+        self._of_session: dict[Session, dict[str, tuple[Queue, Taker]]] = {}
         self._numbers = 0
 
     def join(
@@ -175,10 +106,13 @@ class Queues:
                 detail = f"{len(queue.workers)} work for {name!r}, groups.share_members_max allows no more"
                 return Refusal(Reason.QUOTA_EXCEEDED, detail)
             self._numbers += 1
-            worker = Worker(queue, session, self._numbers, self._settings.share_inflight_max)
+            worker = Taker(queue, session.agent or f"#{self._numbers}", self._settings.share_inflight_max)
+            worker.session = session
             queue.workers[session] = worker
-            self._of_session.setdefault(session, {})[name] = worker
+            self._of_session.setdefault(session, {})[name] = queue, worker
         options = Subscription(session, filter_, wish=min(wish, WISH), identifier=identifier, keep_retain=keep_retain)
+        if worker.feed is None:
+            worker.feed = Feed(session, None, filter_)
         worker.feed.merge([options])
         worker.feed.group = worker
         worker.full = False
@@ -187,28 +121,27 @@ class Queues:
 
     def leave(self, session: Session, name: str) -> None:
         """The session works there no more. What it holds it may still acknowledge."""
-        worker = self._of_session.get(session, {}).pop(name, None)
-        if worker is not None:
-            self._out(name, worker)
+        found = self._of_session.get(session, {}).pop(name, None)
+        if found is not None:
+            self._out(session, name, *found)
 
     def gone(self, session: Session) -> None:
         """The session is detached."""
-        for name, worker in self._of_session.pop(session, {}).items():
-            self._out(name, worker)
+        for name, (queue, worker) in self._of_session.pop(session, {}).items():
+            self._out(session, name, queue, worker)
             for message in list(worker.holds):
                 worker.returned(message)
 
     def resume(self, session: Session) -> None:
         """The session has credit again."""
-        for worker in self._of_session.get(session, {}).values():
+        for queue, worker in self._of_session.get(session, {}).values():
             if worker.full:
                 worker.full = False
-                worker.queue.group.wake()
+                queue.group.wake()
 
-    def _out(self, name: str, worker: Worker) -> None:
-        queue = worker.queue
-        worker.connected = False
-        del queue.workers[worker.session]
+    def _out(self, session: Session, name: str, queue: Queue, worker: Taker) -> None:
+        worker.session = None
+        del queue.workers[session]
         if not queue.workers and self._queues.get(name) is queue:
             del self._queues[name]
             queue.group.push = None

@@ -18,7 +18,8 @@ from dragoman.broker.log.contract import Table
 from dragoman.broker.principal import MESH
 from dragoman.broker.rows import decode_row
 from dragoman.broker.subscription import Feed, Subscription
-from dragoman.routing.groups import Strategy, choose, key_of
+from dragoman.broker.takers import Taker, Turns
+from dragoman.routing.groups import Strategy
 from dragoman.routing.names import is_exact
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -31,69 +32,6 @@ if TYPE_CHECKING:
 
 READERS_CACHED_MAX: Final = 1_024
 """Names whose permitted members are remembered by one share."""
-
-
-@final
-class Member:
-    """One member of a share: what ``choose`` asks of it, and ``subscription.ShareMember`` for its session.
-
-    ``kept``   its session outlives its connection
-    ``full``   it took nothing when last offered something; until it says that it has credit again
-    ``holds``  messages it has and has not settled, with the QoS they went out at
-    """
-
-    __slots__ = ("_limit", "feed", "full", "holds", "id", "kept", "session", "share", "turn")
-
-    def __init__(self, share: Share, member_id: str, limit: int) -> None:
-        self.share = share
-        self.id = member_id
-        self._limit = limit
-        self.session: Session | None = None
-        self.feed: Feed | None = None
-        self.kept = False
-        self.full = False
-        self.turn = 0
-        self.holds: dict[Message, int] = {}
-
-    @property
-    def connected(self) -> bool:
-        """Whether it would get a message now."""
-        return self.session is not None
-
-    @property
-    def inflight(self) -> int:
-        """Messages it holds."""
-        return len(self.holds)
-
-    @property
-    def limit(self) -> int:
-        """How many it may hold; 0 while it has no credit."""
-        return 0 if self.full else self._limit
-
-    @property
-    def place(self) -> bytes:
-        """Where the share's messages wait, if they do."""
-        return self.share.place
-
-    def settled(self, message: Message) -> None:
-        """Its client has acknowledged the message, or its session has a counted reason to skip it."""
-        if self.holds.pop(message, None) is not None:
-            self.share.finish(message)
-
-    def refused(self, message: Message) -> None:
-        """Its client has said no to the message: it is not offered to another [MQTT-4.8.2-6]."""
-        self.settled(message)
-
-    def unfit(self, message: Message) -> bool:
-        """Its client cannot take so large a message: another is asked, in the same breath."""
-        self.holds.pop(message, None)
-        self.share.unfit = True
-        return True
-
-    def returned(self, message: Message) -> None:
-        """Its connection ended before that."""
-        if self.holds.pop(message, None) is not None:
-            self.share.take_back(message)
 
 
 @final
@@ -110,34 +48,29 @@ class Share:
         "_reader",
         "_returned",
         "_settings",
-        "_strategy",
         "_subscription",
-        "_turn",
+        "_turns",
         "_waking",
         "filter",
         "group",
         "key",
         "members",
-        "unfit",
     )
 
     def __init__(self, core: Core, backlogs: Backlogs, settings: GroupSettings, group: str, filter_: str) -> None:
         self._core = core
         self._backlogs = backlogs
         self._settings = settings
-        self._strategy = Strategy(settings.share_strategy)
+        self._turns = Turns(Strategy(settings.share_strategy))
         self.group = group
         self.filter = filter_
         self.key = digest(group, filter_)
-        self.members: dict[str, Member] = {}
-        self._turn = 0
-        #: whether the member just asked cannot take so large a message
-        self.unfit = False
+        self.members: dict[str, Taker] = {}
         self._returned: deque[Message] = deque()
         self._backlog: Backlog | None = None
         self._durable_from = 0
         self._waking = False
-        self._allowed: dict[str, list[Member]] = {}
+        self._allowed: dict[str, list[Taker]] = {}
         self._allowed_at = (-1, -1)
         self._reader = InnerSession(MESH, "", self._heard)
         self._subscription = Subscription(self._reader, filter_, wish=2, exact=False)
@@ -160,7 +93,7 @@ class Share:
     def restore(self, row: ShareRow) -> None:
         """After a restart: all kept members are away."""
         for member_id in row.members:
-            member = self.members[member_id] = Member(self, member_id, self._settings.share_inflight_max)
+            member = self.members[member_id] = Taker(self, member_id, self._settings.share_inflight_max)
             member.kept = True
         self._open_backlog(restored=True)
 
@@ -176,7 +109,7 @@ class Share:
         self._backlog.watch(self.filter)
         self._backlog.resume()
 
-    def away(self, member: Member) -> None:
+    def away(self, member: Taker) -> None:
         """A member's connection is gone. QoS 1 goes to others; QoS 2 stays with it if its session does."""
         member.session = None
         member.feed = None
@@ -185,7 +118,7 @@ class Share:
             if qos == 1:
                 member.returned(message)
 
-    def out(self, member: Member) -> None:
+    def out(self, member: Taker) -> None:
         """No longer a member. A connected one may still acknowledge what it holds."""
         if self.members.get(member.id) is member:
             del self.members[member.id]
@@ -247,47 +180,22 @@ class Share:
         return True
 
     def _give(self, message: Message) -> bool:
-        """To whoever is chosen; to the next if that one has no credit after all. False: nobody can have it now."""
+        """To one of the members. False: nobody can have it now."""
         members = self._readers(message.name)
-        key = key_of(self._strategy, message)
-        while True:
-            member = choose(self._strategy, members, key)
-            if member is None:
-                if members or not self._connected():
-                    return False
-                # None of those who are here may read it: the others' messages do not wait for it.
-                self._core.metrics.drop("share-not-readable")
-                self._later_finish(message)
-                return True
-            self.unfit = False
-            if not self._push(member, message):
-                member.full = True
-            elif not self.unfit:
-                return True
-            else:
-                members = [other for other in members if other is not member]
-                if not members:
-                    self._core.metrics.drop("larger-than-receiver-takes")
-                    self._later_finish(message)
-                    return True
-
-    def _push(self, member: Member, message: Message) -> bool:
-        feed = member.feed
-        assert feed is not None, "only connected members are asked"
-        qos = min(feed.wish, message.wish)
-        if qos:
-            # Before the push: a session that has to skip the message settles it at once.
-            member.holds[message] = qos
-        if not feed.deliver(feed, message):
-            member.holds.pop(message, None)
-            return False
-        self._turn += 1
-        member.turn = self._turn
-        if not qos and not self.unfit:
+        if not members:
+            if not self._connected():
+                return False
+            # None of those who are here may read it: the others' messages do not wait for it.
+            self._core.metrics.drop("share-not-readable")
             self._later_finish(message)
-        return True
+            return True
+        given = self._turns.give(members, message)
+        if given is None:
+            self._core.metrics.drop("larger-than-receiver-takes")
+            self._later_finish(message)
+        return given is not False
 
-    def _readers(self, name: str) -> list[Member]:
+    def _readers(self, name: str) -> list[Taker]:
         """The connected members that may read the channel."""
         core = self._core
         if self._allowed_at != (core.generation, core.gate.generation) or len(self._allowed) >= READERS_CACHED_MAX:
@@ -314,6 +222,10 @@ class Share:
         """At the end of the turn, when the backlog has noted that it was taken."""
         if self._backlog is not None and message.position:
             self._core.loop.call_soon(self._backlog.finish, message.position)
+
+    def refuse(self, message: Message) -> None:
+        """It is not offered to another [MQTT-4.8.2-6]."""
+        self.finish(message)
 
     def take_back(self, message: Message) -> None:
         """The message is for somebody else. Durable shares hold no more of these than their backlog has open."""
@@ -376,8 +288,8 @@ class Shares:
         self._backlogs = backlogs
         self._settings = settings
         self._shares: dict[tuple[str, str], Share] = {}
-        self._of_session: dict[Session, dict[Share, Member]] = {}
-        self._of_agent: dict[str, dict[Share, Member]] = {}
+        self._of_session: dict[Session, dict[Share, Taker]] = {}
+        self._of_agent: dict[str, dict[Share, Taker]] = {}
         self._nameless = 0
 
     def start(self) -> None:
@@ -476,22 +388,22 @@ class Shares:
         self._shares[group, filter_] = share
         return share
 
-    def _new_member(self, share: Share, session: Session) -> Member:
+    def _new_member(self, share: Share, session: Session) -> Taker:
         self._nameless += 1
         member_id = session.agent or f"#{self._nameless}"
-        member = share.members[member_id] = Member(share, member_id, self._settings.share_inflight_max)
+        member = share.members[member_id] = Taker(share, member_id, self._settings.share_inflight_max)
         if session.agent:
             self._of_agent.setdefault(session.agent, {})[share] = member
         return member
 
-    def _unlink(self, session: Session, share: Share) -> Member:
+    def _unlink(self, session: Session, share: Share) -> Taker:
         mine = self._of_session[session]
         member = mine.pop(share)
         if not mine:
             del self._of_session[session]
         return member
 
-    def _out(self, share: Share, member: Member) -> None:
+    def _out(self, share: Share, member: Taker) -> None:
         share.out(member)
         mine = self._of_agent.get(member.id)
         if mine is not None:

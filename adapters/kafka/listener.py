@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, cast, final
 from dragoman.adapters.kafka.session import KafkaSession
 from dragoman.adapters.kafka.skim import Skim
 from dragoman.adapters.kafka.wire import WireError
-from dragoman.adapters.serving.sockets import is_loopback
 from dragoman.broker.bans import Ban, covers
+from dragoman.routing.addresses import is_loopback
 
 if TYPE_CHECKING:
     import socket

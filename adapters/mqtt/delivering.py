@@ -20,7 +20,7 @@ IDS_MAX: Final = PLACED - 2
 
 
 @final
-class Aliases:
+class OwnFrames:
     """Numbers that stand for topics on one connection, given by us (§3.3.2.3.4). First come, and for good.
 
     None is ever given to a second topic: a frame that waits for its commit may hold one.
@@ -140,7 +140,7 @@ def _parts(
     if session.version == 5 and (message.envelope is not None or feed.identifiers):
         properties = mapping.properties_of(message, feed.identifiers, session.realm.core.now_ms)
     most = session.packet_max - (2 if qos else 0)
-    aliases = session.aliases
+    aliases = session.own_frames
     if aliases is not None:
         properties += aliases.origin(message)
         alias = aliases.by_topic.get(topic, 0)

@@ -47,8 +47,8 @@ def _resend(session: MqttSession, packet_id: int, flight: Flight) -> None:
     properties = b""
     if session.version == 5 and (message.envelope is not None or flight.identifiers):
         properties = mapping.properties_of(message, flight.identifiers, session.realm.core.now_ms)
-    if session.aliases is not None:
-        properties += session.aliases.origin(message)
+    if session.own_frames is not None:
+        properties += session.own_frames.origin(message)
     topic, payload = message.name.encode(), message.payload or b""
     frame = encode_publish(session.version, topic, payload, flight.qos, flight.retain, True, packet_id, properties)
     if len(frame) > session.packet_max:

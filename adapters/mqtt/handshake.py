@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from dragoman.adapters.mqtt import codes, enhanced, flights, intake, kept_filters, mapping, subscribing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
-from dragoman.adapters.mqtt.delivering import Aliases
+from dragoman.adapters.mqtt.delivering import OwnFrames
 from dragoman.adapters.mqtt.encoders import FORM_4, FORM_5, FORM_OWN, encode_connack
 from dragoman.adapters.mqtt.packets import Connect, Disconnect, Packet
 from dragoman.adapters.mqtt.phase import Phase
@@ -230,7 +230,7 @@ def _agree(session: MqttSession, packet: Connect) -> None:
         link = MESH_SELF in dict(asked.user_properties)
         if given or link:
             session.out_form = FORM_OWN
-            session.aliases = Aliases(given, mesh_id(session.realm.broker.log) if link else "")
+            session.own_frames = OwnFrames(given, mesh_id(session.realm.broker.log) if link else "")
 
 
 def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: int) -> Properties:

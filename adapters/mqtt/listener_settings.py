@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from dragoman.adapters.serving.sockets import OFF, address_problem, is_loopback, parse_address
+from dragoman.adapters.serving.sockets import OFF, address_problem, parse_address
 from dragoman.adapters.serving.unix_sockets import PREFIX, path_problem, unix_path
 from dragoman.broker.settings_key import key, required
+from dragoman.routing.addresses import is_loopback
 
 VERSIONS: Final[Mapping[str, int]] = MappingProxyType({"3.1": 3, "3.1.1": 4, "5.0": 5})
 """As people call them → as a session knows them."""

@@ -44,7 +44,7 @@ from dragoman.routing.message import Message
 from dragoman.routing.refusals import Refusal
 
 if TYPE_CHECKING:
-    from dragoman.adapters.mqtt.delivering import Aliases
+    from dragoman.adapters.mqtt.delivering import OwnFrames
     from dragoman.adapters.mqtt.listener_settings import ListenerSettings
     from dragoman.adapters.mqtt.realm import Realm
     from dragoman.adapters.serving.entrance import Arrival
@@ -99,7 +99,6 @@ class MqttSession:
         "_routes",
         "again",
         "agent",
-        "aliases",
         "arrival",
         "asked",
         "closing",
@@ -119,6 +118,7 @@ class MqttSession:
         "overruns",
         "owed",
         "own",
+        "own_frames",
         "pace",
         "packet_max",
         "paused",
@@ -150,7 +150,7 @@ class MqttSession:
         self.form = FORM_4
         #: the form its deliveries have: never one that a message keeps, where topics have aliases
         self.out_form = FORM_4
-        self.aliases: Aliases | None = None
+        self.own_frames: OwnFrames | None = None
         self.principal: Principal = ANONYMOUS
         self.agent = ""
         self.decoder = Decoder(
@@ -327,7 +327,7 @@ class MqttSession:
         if self.realm.broker.acts(name):
             intake.verb(self, packet, name)
             return None
-        if self.aliases is not None and self.aliases.mesh:
+        if self.own_frames is not None and self.own_frames.mesh:
             intake.linked(self, packet, name)
             return None
         if len(self._routes) >= ROUTES_MAX:
@@ -425,7 +425,7 @@ class MqttSession:
                 return False
             if message.wire_form == self.out_form:
                 frame = message.wire
-            elif self.aliases is not None:
+            elif self.own_frames is not None:
                 return delivering.deliver(self, feed, message)
             else:
                 frame = encode_publish(self.version, message.name.encode(), message.payload or b"")

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from dragoman.adapters.serving.proxy_protocol import ProxyError, ProxyHeader, ProxyReader
-from dragoman.adapters.serving.sockets import Address, address_of, is_loopback
+from dragoman.adapters.serving.sockets import Address
+from dragoman.routing.addresses import address_of, is_loopback
 
 if TYPE_CHECKING:
     import ssl

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from dragoman.adapters.serving.sockets import address_block, is_loopback
 from dragoman.broker.clock import SystemClock
 from dragoman.broker.rates import Limiter
+from dragoman.routing.addresses import address_block, is_loopback
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:

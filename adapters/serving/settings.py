@@ -8,8 +8,9 @@ from dragoman.adapters.serving.certificates import KINDS, reserved
 from dragoman.adapters.serving.credentials import digest_problem, password_problem
 from dragoman.adapters.serving.saslprep import saslprep
 from dragoman.adapters.serving.scram import verifier_problem
-from dragoman.adapters.serving.sockets import OFF, address_problem, is_loopback, parse_address
+from dragoman.adapters.serving.sockets import OFF, address_problem, parse_address
 from dragoman.broker.settings_key import key, required
+from dragoman.routing.addresses import is_loopback
 
 ENCRYPTED = ("mqtts", "kafkas", "https")
 LISTENERS = ("mqtt", "mqtts", "kafka", "kafkas", "http", "https")

@@ -23,6 +23,7 @@ from dragoman.adapters.serving import problems
 from dragoman.adapters.serving.credentials import Authenticator, Credentials
 from dragoman.adapters.serving.web_settings import WebSettings
 from dragoman.broker.principal import EMBEDDED, Principal
+from dragoman.routing.addresses import is_loopback
 from dragoman.routing.names import check_agent, from_level, shown
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
@@ -175,9 +176,7 @@ def _loopback(request: web.Request, *, local: bool) -> bool:
     if not isinstance(address, tuple):
         # A peer that has gone already has no address either; it is taken for a stranger.
         return isinstance(address, str) or (local and transport is not None)
-    ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return (mapped or ip).is_loopback
+    return is_loopback(str(address[0]))
 
 
 def _preflight(request: web.Request) -> web.Response:

@@ -12,10 +12,8 @@ from dragoman.adapters.serving.settings import LimitSettings, TlsSettings
 from dragoman.adapters.serving.sockets import (
     Address,
     ListenError,
-    address_block,
     address_problem,
     bound_address,
-    is_loopback,
     listen,
     parse_address,
 )
@@ -103,29 +101,6 @@ def test_several_addresses_of_a_host_share_one_port(monkeypatch: pytest.MonkeyPa
     finally:
         for listener in listeners:
             listener.close()
-
-
-@pytest.mark.parametrize(
-    ("host", "here"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.9.1", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("::ffff:10.0.0.1", False),
-        ("10.0.0.1", False),
-        ("fe80::1%eth0", False),
-        ("", False),
-        ("localhost.evil.example", False),
-    ],
-)
-def test_what_counts_as_this_machine(host: str, here: bool) -> None:
-    assert is_loopback(host) is here
-
-
-def test_one_owner_usually_has_an_ipv4_address_or_a_64() -> None:
-    assert address_block("2001:db8::1") == address_block("2001:db8::ffff:1") != address_block("2001:db8:0:1::1")
-    assert address_block("10.0.0.1") == address_block("::ffff:10.0.0.1") != address_block("10.0.0.2")
 
 
 def limits(total: int, each: int) -> ConnectionLimits:
