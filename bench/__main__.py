@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
@@ -24,6 +25,9 @@ from bench.workloads import FULL, OURS, TINY, WORKLOADS, Scale, Site, Workload
 from tests.clients.processes import ChildFailed
 from tests.clients.tools import ToolMissing
 
+TABLE_WIDTH: Final = 150
+"""Columns, where the table goes to a file or a pipe: there it has no width of its own and would be cut to 80."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs what the command line asks for and returns the exit code."""
@@ -33,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not set(asked) <= set(known):
             parser.error(f"there is no {', '.join(sorted(set(asked) - set(known)))} among {', '.join(known)}")
     console = Console(stderr=options.json)
+    if not console.is_terminal:
+        console = Console(stderr=options.json, width=TABLE_WIDTH)
     if options.list:
         for workload in WORKLOADS:
             console.print(f"{workload.name:17} {workload.unit:13} {workload.says}", highlight=False)
@@ -61,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Brokers:
-    """The brokers that run now. If every workload is to be ``alone``, they end with it; otherwise with the bench."""
+    """The brokers that run now. If workloads are to be ``alone``, they end with each; otherwise with the bench."""
 
     def __init__(self, folder: Path, *, alone: bool) -> None:
         self._folder = folder
@@ -85,8 +91,8 @@ class Brokers:
             self._sites[name, durable] = Site(running.address, peer.wire, durable, running.pid)
         return self._sites[name, durable]
 
-    def workload_over(self) -> None:
-        """Ends the brokers if each workload is to have its own."""
+    def over(self) -> None:
+        """Ends the brokers if what is measured next is to have its own."""
         if self._alone:
             self._sites.clear()
             self._running.close()
@@ -106,7 +112,9 @@ def measure(workload: Workload, peers: list[str], scale: Scale, brokers: Brokers
             except (ChildFailed, CrewFailed, OSError) as failed:
                 row.runs.clear()
                 row.absent = f"failed: {str(failed).strip()}"
-    brokers.workload_over()
+            if workload.fresh:
+                brokers.over()
+    brokers.over()
     return rows
 
 
