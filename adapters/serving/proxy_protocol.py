@@ -10,6 +10,8 @@ import ipaddress
 import struct
 from typing import Final, NamedTuple, final
 
+from crc32c import crc32c
+
 SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 LINE_BYTES_MAX: Final = 107
 """Version 1's own bound, with its end of line (§2.1)."""
@@ -25,6 +27,7 @@ _UNIX: Final = struct.Struct("!108s108s")
 _ADDRESSES: Final = {0x11: _IPV4, 0x21: _IPV6, 0x31: _UNIX}
 """Family and transport of version 2 (§2.2): streams only, since that is what comes here."""
 
+_TLV_CRC32C: Final = 0x03
 _TLV_SSL: Final = 0x20
 _TLV_SSL_CN: Final = 0x22
 _SSL_CERTIFICATE: Final = 0x02 | 0x04
@@ -141,16 +144,31 @@ def _read_block(block: bytes) -> ProxyHeader:
         raise ProxyError(f"family and transport {family:#04x} are no stream over IPv4, IPv6 or a Unix socket")
     if len(block) < _FIXED.size + layout.size:
         raise ProxyError(f"{len(block) - _FIXED.size} bytes do not hold two addresses")
-    common_name = _common_name(block[_FIXED.size + layout.size :])
+    extensions = _extensions(block[_FIXED.size + layout.size :])
+    _check_sum(block, extensions)
+    common_name = _common_name(extensions)
     if layout is _UNIX:
         return ProxyHeader(unix=True, common_name=common_name)
     source, _, port, _ = layout.unpack_from(block, _FIXED.size)
     return ProxyHeader(host=str(ipaddress.ip_address(source)), port=port, common_name=common_name)
 
 
-def _common_name(extensions: bytes) -> str:
-    """What the SSL extension says of a verified certificate (§2.2.5); every other extension is skipped."""
-    for kind, value in _extensions(extensions):
+def _check_sum(block: bytes, extensions: list[tuple[int, bytes]]) -> None:
+    """A header that says its own checksum was not changed on its way (§2.2.3): it is made with zeros in its place."""
+    at = len(block) - sum(3 + len(value) for _, value in extensions)
+    for kind, value in extensions:
+        at += 3 + len(value)
+        if kind != _TLV_CRC32C:
+            continue
+        if len(value) != 4:
+            raise ProxyError(f"a CRC32C of {len(value)} bytes")
+        if crc32c(SIGNATURE + block[: at - 4] + bytes(4) + block[at:]) != int.from_bytes(value, "big"):
+            raise ProxyError("the header's CRC32C is not that of its bytes")
+
+
+def _common_name(extensions: list[tuple[int, bytes]]) -> str:
+    """What the SSL extension says of a verified certificate (§2.2.5)."""
+    for kind, value in extensions:
         if kind != _TLV_SSL:
             continue
         if len(value) < 5:

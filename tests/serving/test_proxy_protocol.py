@@ -6,6 +6,7 @@ import ipaddress
 import struct
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,13 @@ def extension(kind: int, value: bytes) -> bytes:
 
 def ssl(client: int, verify: int, *inner: bytes) -> bytes:
     return extension(0x20, struct.pack("!BI", client, verify) + b"".join(inner))
+
+
+def summed(body: bytes, more: bytes = b"", wrong: int = 0) -> bytes:
+    """A header with its checksum before ``more``, as HAProxy's send-proxy-v2 with crc32c makes it."""
+    zeros = block(body=body + extension(0x03, bytes(4)) + more)
+    check = crc32c(zeros) ^ wrong
+    return block(body=body + extension(0x03, struct.pack("!I", check)) + more)
 
 
 IPV4 = bytes([10, 0, 0, 7, 10, 0, 0, 1]) + struct.pack("!HH", 50_000, 1883)
@@ -63,6 +71,15 @@ GOOD = {
     "2 with a certificate nobody verified": (block(body=IPV4 + ssl(7, 1, CN)), ANN),
     "2 with TLS and a name but no certificate": (block(body=IPV4 + ssl(1, 0, CN)), ANN),
     "2 with TLS alone": (block(body=IPV4 + ssl(1, 0)), ANN),
+    "2 with its checksum": (summed(IPV4), ANN),
+    "2 with its checksum in the middle": (
+        summed(IPV4 + extension(4, b"pad"), ssl(7, 0, CN)),
+        ANN._replace(common_name="dev1"),
+    ),
+    "2 with a checksum known by heart": (
+        bytes.fromhex("0d0a0d0a000d0a515549540a 21 11 0013 0a000007 0a000001 c350 075b 03 0004 4d22347a"),
+        ANN,
+    ),
     "2, as long as may be": (
         block(body=IPV4 + extension(4, bytes(HEADER_BYTES_MAX - 16 - len(IPV4) - 3))),
         ANN,
@@ -101,6 +118,9 @@ BAD = {
     "2 with an extension past its end": block(body=IPV4 + b"\x04\x00\x02x"),
     "2 with a short SSL extension": block(body=IPV4 + extension(0x20, b"\x01\x00")),
     "2 with an extension past the SSL one's end": block(body=IPV4 + ssl(7, 0, b"\x22\x00\x05dev1")),
+    "2 with a checksum of other bytes": summed(IPV4, wrong=1),
+    "2 with a checksum of other bytes, in the middle": summed(IPV4, ssl(7, 0, CN), wrong=0x80000000),
+    "2 with a short checksum": block(body=IPV4 + extension(0x03, b"\0\0\0")),
     "2 with a name that is no text": block(body=IPV4 + ssl(7, 0, extension(0x22, b"\xff"))),
     "2 with a broken signature": SIGNATURE[:-1] + b"!" + block(body=IPV4)[12:],
 }
