@@ -146,7 +146,7 @@ def _check_listeners(reader: Reader, mqtt: MqttSettings, listen: ListenSettings,
     taken = {getattr(listen, name): name for name in LISTENERS}
     for number, listener in enumerate(mqtt.listeners, start=1):
         key = f"mqtt.listeners[{number}]"
-        if listener.tls and not tls.certificate:
+        if listener.tls and not (listener.certificate or tls.certificate):
             reader.fault(f"{key}.tls", "needs tls.certificate and tls.private_key")
         if listener.address in taken and not listener.address.endswith(":0"):
             reader.fault(f"{key}.address", f"listen.{taken[listener.address]} is {listener.address} already")
@@ -154,17 +154,20 @@ def _check_listeners(reader: Reader, mqtt: MqttSettings, listen: ListenSettings,
 
 def _check_tls(reader: Reader, config: Config) -> None:
     """Opens what TLS listeners are going to: found here, it is found before anything listens, and has its line."""
-    wanted = {"": ("", "")} if config.listen.tls else {}
+    wanted = {"": ("", "", "", "")} if config.listen.tls else {}
     for number, listener in enumerate(config.mqtt.listeners, start=1):
         if listener.tls:
-            wanted[f"mqtt.listeners[{number}]"] = (listener.client_ca, listener.client_crl)
-    for table, files in wanted.items():
-        fault = config.tls.fault(*files)
-        if fault is not None and not fault[0].startswith("client_"):
-            reader.fault(f"tls.{fault[0]}", fault[1])
+            files = (listener.certificate, listener.private_key, listener.client_ca, listener.client_crl)
+            wanted[f"mqtt.listeners[{number}]"] = files
+    for table, (certificate, private_key, *clients) in wanted.items():
+        fault = config.tls.with_first(certificate, private_key).fault(*clients)
+        if fault is None:
+            continue
+        key, text = fault
+        own = key.startswith("client_") or (certificate and not key.startswith("certificates["))
+        reader.fault(f"{table if own else 'tls'}.{key}", text)
+        if not own:
             return
-        if fault is not None:
-            reader.fault(f"{table}.{fault[0]}", fault[1])
 
 
 def _line(fault: Fault) -> int:

@@ -35,7 +35,6 @@ from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from types import TracebackType
 
     from dragoman.adapters.a2a.desk import Desk
@@ -336,7 +335,9 @@ class Mesh:
 
             add_mqtt(app, self._mqtt_realm, limits)
         doors = [
-            Door(bound[name], self._tls() if name == "https" else None) for name in ("http", "https") if name in bound
+            Door(bound[name], self.config.tls.context() if name == "https" else None)
+            for name in ("http", "https")
+            if name in bound
         ]
         return HttpListener(app, surface, limits, doors, config.grace_s)
 
@@ -358,7 +359,8 @@ class Mesh:
         tls = None
         if settings.tls:
             required = settings.client_certificates == "required"
-            tls = self._tls(client_ca=settings.client_ca, client_crl=settings.client_crl, required=required)
+            shown = self.config.tls.with_first(settings.certificate, settings.private_key)
+            tls = shown.context(client_ca=settings.client_ca, client_crl=settings.client_crl, required=required)
         if settings.transport == "websocket":
             from dragoman.adapters.mqtt.websocket_listener import WebSocketListener
 
@@ -389,12 +391,7 @@ class Mesh:
             parse_address(self.config.kafka.advertised) if self.config.kafka.advertised else None,
         )
         return [
-            KafkaListener(realm, limits, bound[name], self._tls() if name == "kafkas" else None)
+            KafkaListener(realm, limits, bound[name], self.config.tls.context() if name == "kafkas" else None)
             for name in ("kafka", "kafkas")
             if name in bound
         ]
-
-    def _tls(self, *, client_ca: str = "", client_crl: str = "", required: bool = False) -> ssl.SSLContext:
-        from dragoman.adapters.serving.tls import server_context
-
-        return server_context(self.config.tls, client_ca=client_ca, client_crl=client_crl, required=required)

@@ -89,7 +89,14 @@ class ListenerSettings:
     transport: str = key(
         "tcp", choices=("tcp", "websocket"), why="websocket: MQTT in frames (§6), on a port of its own"
     )
-    tls: bool = key(False, why="with the certificate of [tls]")
+    tls: bool = key(False, why="with the certificates of [tls]")
+    certificate: str = key(
+        "",
+        unit="path",
+        why="PEM file, shown here for the first of [tls]; empty = that one",
+        peers="mosquitto: certfile",
+    )
+    private_key: str = key("", unit="path", why="PEM file of its key, not encrypted")
     versions: tuple[str, ...] = key(tuple(VERSIONS), why="others are told so in their CONNACK", check=_versions_problem)
     anonymous: str = key(
         "inherit",
@@ -142,6 +149,10 @@ class ListenerSettings:
     def __post_init__(self) -> None:
         """What only makes sense together."""
         problem = self._certificates_problem()
+        if bool(self.certificate) != bool(self.private_key):
+            problem = "certificate and private_key come together: give both or neither"
+        elif self.certificate and not self.tls:
+            problem = "certificate and private_key are shown in TLS: say tls = true"
         if problem is None and self.transport == "tcp" and (self.path or self.origins):
             problem = 'path and origins are for transport = "websocket"'
         if problem is not None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from dragoman.adapters.serving.certificates import KINDS, reserved
 from dragoman.adapters.serving.credentials import digest_problem, password_problem
+from dragoman.adapters.serving.host_names import host_problem
 from dragoman.adapters.serving.saslprep import saslprep
 from dragoman.adapters.serving.scram import verifier_problem
 from dragoman.adapters.serving.sockets import OFF, address_problem, parse_address
 from dragoman.broker.settings_key import key, required
 from dragoman.routing.addresses import is_loopback
+
+if TYPE_CHECKING:
+    import ssl
 
 ENCRYPTED = ("mqtts", "kafkas", "https")
 LISTENERS = ("mqtt", "mqtts", "kafka", "kafkas", "http", "https")
@@ -54,6 +59,11 @@ def _certificates_problem(value: object) -> str | None:
             kinds = ", ".join(f"{kind}:" for kind in KINDS)
             return f"{text!r} does not say which of a certificate's names it is; it begins with one of {kinds}"
     return None
+
+
+def _hosts_problem(value: object) -> str | None:
+    assert isinstance(value, tuple)
+    return next((problem for host in value if (problem := host_problem(host)) is not None), None)
 
 
 def _prepared(name: str) -> bool:
@@ -127,25 +137,61 @@ def _exposed(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateSettings:
+    """A further certificate, for the host names that clients ask for (SNI)."""
+
+    certificate: str = required(
+        example="b.pem", unit="path", why="PEM file, the server's certificate first, then the chain"
+    )
+    private_key: str = required(example="b.key", unit="path", why="PEM file, not encrypted")
+    hosts: tuple[str, ...] = key(
+        (),
+        why="host names it is shown for, such as 'b.example' or '*.b.example'; none = the DNS names that it holds",
+        check=_hosts_problem,
+        peers="nginx: server_name",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class TlsSettings:
     """The certificate shown on TLS listeners."""
 
     certificate: str = key("", unit="path", why="PEM file, the server's certificate first, then the chain")
     private_key: str = key("", unit="path", why="PEM file, not encrypted; readable by the mesh's user only")
     minimum: str = key("1.2", choices=("1.2", "1.3"), why="older ones are broken; 1.2 is what many devices still speak")
+    unknown_host: str = key(
+        "first",
+        choices=("first", "refuse"),
+        why="what a client gets that asks for a host no certificate is for: the first one, or no handshake; "
+        "one that names no host gets the first",
+        peers="HAProxy: strict-sni",
+    )
+    certificates: tuple[CertificateSettings, ...] = key(
+        (), why="shown instead of the first on every TLS listener, to clients that ask for one of their host names"
+    )
 
     def __post_init__(self) -> None:
         """One without the other could never work."""
         if bool(self.certificate) != bool(self.private_key):
             raise ValueError("certificate and private_key come together: give both or neither")
 
+    def with_first(self, certificate: str, private_key: str) -> TlsSettings:
+        """The same with a listener's own certificate for the first, if it has one."""
+        return replace(self, certificate=certificate, private_key=private_key) if certificate else self
+
+    def context(self, *, client_ca: str = "", client_crl: str = "", required: bool = False) -> ssl.SSLContext:
+        """A listener's (``tls.server_context``). Raises TlsError."""
+        # TLS costs a start 10 ms that most need not pay.
+        from dragoman.adapters.serving.tls import server_context
+
+        return server_context(self, client_ca=client_ca, client_crl=client_crl, required=required)
+
     def fault(self, client_ca: str = "", client_crl: str = "") -> tuple[str, str] | None:
         """Opens the files as a listener will: the key of the one that does not serve and a sentence, or None."""
-        # TLS costs a start 10 ms that most need not pay.
-        from dragoman.adapters.serving.tls import TlsError, server_context
+        from dragoman.adapters.serving.tls import TlsError
 
         try:
-            server_context(self, client_ca=client_ca, client_crl=client_crl)
+            self.context(client_ca=client_ca, client_crl=client_crl)
         except TlsError as error:
             return error.key, str(error)
         return None

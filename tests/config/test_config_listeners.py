@@ -82,12 +82,20 @@ def test_files_of_tls_are_opened_before_anything_listens(tmp_path: Path, monkeyp
             listen.format("'/nope.pem'", "'a.key'").replace("mqtts", "kafka") + on,
             ":4: tls.certificate",
         ),
+        (
+            listen.format("'a.pem'", "'a.key'")
+            + "[[tls.certificates]]\ncertificate = 'b.pem'\nprivate_key = 'a.key'\n",
+            ":8: tls.certificates[1].private_key: the key a.key does not belong to",
+        ),
+        (on + "certificate = 'a.pem'\nprivate_key = 'b.key'\n", ":6: mqtt.listeners[1].private_key: the key b.key"),
+        (on, ":4: mqtt.listeners[1].tls: needs"),
     ):
         with pytest.raises(ConfigError) as caught:
             read(tmp_path, text)
         (fault,) = caught.value.faults
         assert sentence in str(fault)
     assert read(tmp_path, listen.format("'a.pem'", "'a.key'")).tls.certificate == "a.pem"
+    assert read(tmp_path, on + "certificate = 'a.pem'\nprivate_key = 'a.key'\n").mqtt.listeners[0].certificate
     # What nobody opens is nobody's fault.
     assert read(tmp_path, listen.format("'/nope.pem'", "'a.key'").replace("mqtts", "kafka")).tls.certificate
 
