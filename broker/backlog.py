@@ -52,7 +52,8 @@ class Backlog:
     message is open until ``finish`` is called with its position. ``credit`` of the reader is its own
     business; what is open is bounded by ``broker.cursor_done_max``. ``saved`` is called when the
     reader's place has been put into the open commit, ``skipped`` with each message that had expired
-    before it could be offered. ``reader``: the session that is attached for it, if one is.
+    before it could be offered, ``turned`` with the message that was not taken when it falls behind, and with None
+    when it has caught up. ``reader``: the session that is attached for it, if one is.
 
     ``waiting`` messages and bytes have come since it fell behind or the mesh started, and were not offered yet;
     ``lost``: taken away by a limit since the mesh started. When ``bounds`` are exceeded, ``overflowed`` is called in
@@ -83,6 +84,7 @@ class Backlog:
         "reader",
         "saved",
         "skipped",
+        "turned",
         "waiting",
         "waiting_bytes",
     )
@@ -92,6 +94,7 @@ class Backlog:
         self.key = key
         self.offer = offer
         self.skipped: Callable[[Message], object] | None = None
+        self.turned: Callable[[Message | None], object] | None = None
         self._filters: dict[str, int] = dict(row.filters)
         self._done: set[int] = set(row.done)
         self._open: dict[int, None] = {}
@@ -204,6 +207,8 @@ class Backlog:
             self.behind = True
             self._counted = message.position
             self.oldest_ms = message.time_ms
+            if self.turned is not None:
+                self.turned(message)
         self.waiting += 1
         self.waiting_bytes += len(message.payload or b"")
         if self.bounds is not None and not self._called and self._exceeds(self.bounds):
@@ -295,6 +300,8 @@ class Backlog:
             self.behind = False
             self.waiting = self.waiting_bytes = 0
             self._backlogs.dirty(self)
+            if self.turned is not None:
+                self.turned(None)
             return
         self._backlogs.core.loop.call_soon(self._go_on, epoch)
 

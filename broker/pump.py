@@ -80,7 +80,8 @@ class Pump:
             # In turn, so that one busy channel does not take all of a slow reader's credit.
             feed = next(iter(parked))
             del parked[feed]
-            if not self.follow(feed):
+            feed.held = False
+            if not self.follow(feed) and not feed.held:
                 parked.update(self._parked.pop(session, {}))
                 self._parked[session] = parked
                 return

@@ -93,6 +93,7 @@ class Feed:
     ``plain``    no option of it changes what is sent: the fast way is open
     ``paced``    one of very many in its channel: never pushed to, read for in later turns
     ``waiting``  a read of the log for it is under way
+    ``held``     what it has next waits for its session's backlog: that it was not taken says nothing of credit
     ``replay``   it carries retained values: the retain flag goes out set
     ``deliver``  the session's own method, kept here because it is called once per delivery
     """
@@ -101,6 +102,7 @@ class Feed:
         "channel",
         "deliver",
         "group",
+        "held",
         "identifiers",
         "keep_retain",
         "lag",
@@ -130,6 +132,7 @@ class Feed:
         self.lag: int | None = None
         self.paced = False
         self.waiting = False
+        self.held = False
         self.replay = False
 
     def merge(self, subscriptions: list[Subscription]) -> None:

@@ -39,6 +39,7 @@ HOT: Final = (
     "adapters/mqtt/codes",
     "adapters/mqtt/connecting",
     "adapters/mqtt/delivering",
+    "adapters/mqtt/order",
     "adapters/mqtt/encoders",
     "adapters/mqtt/flights",
     "adapters/mqtt/intake",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.adapters.mqtt import mapping
+from dragoman.adapters.mqtt import mapping, order
 from dragoman.adapters.mqtt.encoders import publish_parts
 from dragoman.adapters.mqtt.promises import PLACED, Flight
-from dragoman.broker.log.contract import Ticket
+from dragoman.broker.log.contract import DONE, Ticket
 from dragoman.routing.origins import ORIGIN, origin_in
 
 if TYPE_CHECKING:
@@ -21,28 +21,40 @@ IDS_MAX: Final = PLACED - 2
 
 @final
 class OwnFrames:
-    """Numbers that stand for topics on one connection, given by us (§3.3.2.3.4). First come, and for good.
+    """What makes the frames of one connection its own: topic aliases given by us (§3.3.2.3.4), or a word to a link.
 
-    None is ever given to a second topic: a frame that waits for its commit may hold one.
+    A number is given to the topics that come first, then to a new one in the place of that which was not said for
+    longest. All deliveries of a connection go out in the order in which they were numbered, so no frame can be
+    read under a topic that its number stands for before or after it.
     """
 
-    __slots__ = ("_most", "by_topic", "mesh")
+    __slots__ = ("_most", "_numbers", "mesh")
 
     def __init__(self, most: int, mesh: str = "") -> None:
         self._most = most
         #: which mesh this is, if the client is a link of another and so is told where a message is from; else ""
         self.mesh = mesh
-        self.by_topic: dict[bytes, int] = {}
+        #: by topic, the one said last at the end
+        self._numbers: dict[bytes, int] = {}
 
     def origin(self, message: Message) -> bytes:
         """A property more for a link, by which its mesh recognises what it gets by another way as well."""
         first = origin_in(message, self.mesh) if self.mesh else None
         return b"" if first is None else mapping.user_property(ORIGIN, first)
 
-    def free(self) -> int:
-        """The next number, not taken yet; 0 = all are given away."""
-        given = len(self.by_topic)
-        return given + 1 if given < self._most else 0
+    def number(self, topic: bytes) -> tuple[int, bool]:
+        """The number for a topic, and whether the client knows it already; 0: it takes none. ``said`` must follow."""
+        known = self._numbers.get(topic, 0)
+        if known or not self._most:
+            return known, known > 0
+        count = len(self._numbers)
+        return (count + 1 if count < self._most else next(iter(self._numbers.values()))), False
+
+    def said(self, topic: bytes, number: int) -> None:
+        """A frame with this topic and its number is on its way."""
+        if self._numbers.pop(topic, 0) == 0 and len(self._numbers) >= self._most:
+            del self._numbers[next(iter(self._numbers))]
+        self._numbers[topic] = number
 
 
 def deliver(session: MqttSession, feed: Feed, message: Message) -> bool:
@@ -57,7 +69,11 @@ def deliver(session: MqttSession, feed: Feed, message: Message) -> bool:
     qos = min(feed.wish, message.wish)
     if qos and session.standing.backlog is not None and message.position and feed.group is None and not feed.replay:
         # The backlog hears of it from the commits, in commit order, and offers it.
+        if session.queued is not None:
+            session.queued.left(message)
         return True
+    if not qos and order.waits(session, feed, message):
+        return False
     return _send(session, feed, message, qos)
 
 
@@ -104,7 +120,7 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
     packet_id = known or (standing.placed_id(logged) if placed else standing.next_id()) if qos else 0
     beside = qos == 2 and not logged and standing.backlog is not None
     written = beside or (logged != 0 and not known and packet_id < PLACED)
-    parts = _parts(session, feed, message, qos, retain, at_once=not qos or not (session.holds or written))
+    parts = _parts(session, feed, message, qos, retain)
     if parts is None:
         pass_over(session, feed, message)
         if feed.group is None and qos and logged:
@@ -113,7 +129,8 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
     session.count_out(message.payload or b"")
     head, tail = parts
     if not qos:
-        session.send(head + tail)
+        # Behind the frames that wait for their commit: some may be of its topic.
+        session.send_after(DONE, head + tail)
         return True
     if known or (placed and logged < standing.sent):
         head = bytes((head[0] | 8,)) + head[1:]
@@ -130,10 +147,8 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
     return True
 
 
-def _parts(
-    session: MqttSession, feed: Feed, message: Message, qos: int, retain: bool, *, at_once: bool
-) -> tuple[bytes, bytes] | None:
-    """The PUBLISH but for its packet id; None: it is larger than the client takes. ``at_once``: no commit holds it."""
+def _parts(session: MqttSession, feed: Feed, message: Message, qos: int, retain: bool) -> tuple[bytes, bytes] | None:
+    """The PUBLISH but for its packet id; None: it is larger than the client takes."""
     topic = message.name.encode()
     payload = message.payload or b""
     properties = b""
@@ -143,15 +158,12 @@ def _parts(
     aliases = session.own_frames
     if aliases is not None:
         properties += aliases.origin(message)
-        alias = aliases.by_topic.get(topic, 0)
-        # What may wait for a commit cannot be the one that gives the number: others would overtake it.
-        fresh = aliases.free() if at_once and not alias else 0
-        if alias or fresh:
-            said = properties + b"\x23" + (alias or fresh).to_bytes(2, "big")
-            head, tail = publish_parts(5, b"" if alias else topic, payload, qos, retain, said)
+        number, known = aliases.number(topic)
+        if number:
+            said = properties + b"\x23" + number.to_bytes(2, "big")
+            head, tail = publish_parts(5, b"" if known else topic, payload, qos, retain, said)
             if len(head) + len(tail) <= most:
-                if fresh:
-                    aliases.by_topic[topic] = fresh
+                aliases.said(topic, number)
                 return head, tail
     head, tail = publish_parts(session.version, topic, payload, qos, retain, properties)
     return (head, tail) if len(head) + len(tail) <= most else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import codes, enhanced, flights, intake, kept_filters, mapping, subscribing
+from dragoman.adapters.mqtt import codes, enhanced, flights, intake, kept_filters, mapping, order, subscribing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
 from dragoman.adapters.mqtt.delivering import OwnFrames
 from dragoman.adapters.mqtt.encoders import FORM_4, FORM_5, FORM_OWN, encode_connack
@@ -199,6 +199,7 @@ def _go(session: MqttSession, present: bool) -> None:
     if backlog is not None:
         backlog.offer = session.offer
         backlog.reader = session
+        order.attached(session)
         session.starved = True
     session.realm.core.loop.call_soon(session.go_on)
     early, session.early = session.early, []

@@ -11,11 +11,23 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
-from dragoman.adapters.mqtt import codes, delivering, enhanced, flights, handshake, intake, mapping, pacing, subscribing
+from dragoman.adapters.mqtt import (
+    codes,
+    delivering,
+    enhanced,
+    flights,
+    handshake,
+    intake,
+    mapping,
+    order,
+    pacing,
+    subscribing,
+)
 from dragoman.adapters.mqtt.codec import Decoder
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import (
     FORM_4,
+    FORM_OWN,
     PINGRESP,
     encode_disconnect,
     encode_pubcomp,
@@ -89,6 +101,7 @@ class MqttSession:
         "_gate",
         "_gathering",
         "_held",
+        "_held_bytes",
         "_in_bytes",
         "_in_count",
         "_out_bytes_max",
@@ -125,6 +138,7 @@ class MqttSession:
         "peer",
         "phase",
         "principal",
+        "queued",
         "realm",
         "resting",
         "standing",
@@ -151,6 +165,8 @@ class MqttSession:
         #: the form its deliveries have: never one that a message keeps, where topics have aliases
         self.out_form = FORM_4
         self.own_frames: OwnFrames | None = None
+        #: what waits in its backlog, while that is behind
+        self.queued: order.Queued | None = None
         self.principal: Principal = ANONYMOUS
         self.agent = ""
         self.decoder = Decoder(
@@ -186,6 +202,7 @@ class MqttSession:
         self._out_count = 0
         self._out_payload = 0
         self._held: deque[tuple[int, bytes]] = deque()
+        self._held_bytes = 0
         self._routes: dict[bytes, Route] = {}
         self.uncommitted = 0
         #: packet ids of the deliveries that a reconnect has yet to resend, and how many are unacknowledged on it
@@ -375,7 +392,11 @@ class MqttSession:
             if after is not None:
                 after()
         while self._held and self._held[0][0] <= ticket:
-            self.send(self._held.popleft()[1])
+            frame = self._held.popleft()[1]
+            self._held_bytes -= len(frame)
+            self.send(frame)
+            if not self._held:
+                order.choose(self)
         self._read_on()
 
     def refused(self, ticket: Ticket, refusal: Refusal) -> None:
@@ -395,6 +416,8 @@ class MqttSession:
             self.realm.core.commits.tell(ticket, self)
         if ticket or self._held:
             self._held.append((ticket, frame))
+            self._held_bytes += len(frame)
+            self.out_form = FORM_OWN
         else:
             self.send(frame)
 
@@ -406,6 +429,7 @@ class MqttSession:
             self.realm.promises.wait_for(self.standing, Ticket(last))
         self.owed.clear()
         self._held.clear()
+        self._held_bytes = 0
 
     def _read_on(self) -> None:
         if not self.owed:
@@ -425,7 +449,7 @@ class MqttSession:
                 return False
             if message.wire_form == self.out_form:
                 frame = message.wire
-            elif self.own_frames is not None:
+            elif self.out_form == FORM_OWN:
                 return delivering.deliver(self, feed, message)
             else:
                 frame = encode_publish(self.version, message.name.encode(), message.payload or b"")
@@ -457,7 +481,7 @@ class MqttSession:
     @property
     def full(self) -> bool:
         """Whether the connection takes nothing more this turn."""
-        return self.paused or self.out_bytes > self._out_bytes_max
+        return self.paused or self.out_bytes + self._held_bytes > self._out_bytes_max
 
     def go_on(self) -> None:
         """There is room again: the broker and the backlog go on where they stopped."""

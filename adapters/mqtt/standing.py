@@ -289,6 +289,7 @@ class Standings:
         assert standing.backlog is not None
         standing.backlog.offer = _absent
         standing.backlog.reader = None
+        standing.backlog.turned = None
         standing.backlog.pause()
         for flight in standing.flights.values():
             flight.sent = False
