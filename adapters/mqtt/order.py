@@ -7,17 +7,51 @@ While nothing does, that costs nothing.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mqtt.encoders import FORM_OWN
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.session import MqttSession
+    from dragoman.broker.log.contract import Ticket
     from dragoman.broker.subscription import Feed
     from dragoman.routing.message import Message
 
 UNKNOWN: Final = 0
 """A position below every other: nothing is known to wait."""
+
+
+@final
+class Held:
+    """Frames that must not leave before a commit, and those that must not leave before them."""
+
+    __slots__ = ("bytes", "frames")
+
+    def __init__(self) -> None:
+        self.frames: deque[tuple[int, bytes]] = deque()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def put(self, ticket: Ticket, frame: bytes) -> None:
+        """The frame leaves when ``ticket`` is safe (``DONE``: at once) and all put before it have left."""
+        self.frames.append((ticket, frame))
+        self.bytes += len(frame)
+
+    def due(self, ticket: Ticket) -> list[bytes]:
+        """Takes out what may leave now that everything up to ``ticket`` is safe."""
+        frames: list[bytes] = []
+        while self.frames and self.frames[0][0] <= ticket:
+            frames.append(self.frames.popleft()[1])
+            self.bytes -= len(frames[-1])
+        return frames
+
+    def clear(self) -> None:
+        """None of them leaves."""
+        self.frames.clear()
+        self.bytes = 0
 
 
 @final

@@ -101,7 +101,6 @@ class MqttSession:
         "_gate",
         "_gathering",
         "_held",
-        "_held_bytes",
         "_in_bytes",
         "_in_count",
         "_out_bytes_max",
@@ -188,9 +187,7 @@ class MqttSession:
         self.out: list[bytes] = []
         self.out_bytes = 0
         self.owed: deque[Owed] = deque()
-        self.paused = False
-        self.starved = False
-        self.closing = False
+        self.paused = self.starved = self.closing = False
         self._gathering = False
         self._gate = realm.gate
         self._out_bytes_max = realm.settings.out_bytes_max
@@ -201,8 +198,7 @@ class MqttSession:
         self._out_frames = 0
         self._out_count = 0
         self._out_payload = 0
-        self._held: deque[tuple[int, bytes]] = deque()
-        self._held_bytes = 0
+        self._held = order.Held()
         self._routes: dict[bytes, Route] = {}
         self.uncommitted = 0
         #: packet ids of the deliveries that a reconnect has yet to resend, and how many are unacknowledged on it
@@ -391,12 +387,10 @@ class MqttSession:
                 self.send(frame)
             if after is not None:
                 after()
-        while self._held and self._held[0][0] <= ticket:
-            frame = self._held.popleft()[1]
-            self._held_bytes -= len(frame)
-            self.send(frame)
-            if not self._held:
-                order.choose(self)
+        if self._held:
+            for frame in self._held.due(ticket):
+                self.send(frame)
+            order.choose(self)
         self._read_on()
 
     def refused(self, ticket: Ticket, refusal: Refusal) -> None:
@@ -415,8 +409,7 @@ class MqttSession:
         if ticket:
             self.realm.core.commits.tell(ticket, self)
         if ticket or self._held:
-            self._held.append((ticket, frame))
-            self._held_bytes += len(frame)
+            self._held.put(ticket, frame)
             self.out_form = FORM_OWN
         else:
             self.send(frame)
@@ -425,11 +418,10 @@ class MqttSession:
         """The connection is over: nobody is left to answer. Its session remembers what is not safe yet."""
         if self.owed or self._held:
             intake.leave_open(self)
-            last = max([owed[0] for owed in self.owed] + [held[0] for held in self._held])
+            last = max([owed[0] for owed in self.owed] + [held[0] for held in self._held.frames])
             self.realm.promises.wait_for(self.standing, Ticket(last))
         self.owed.clear()
         self._held.clear()
-        self._held_bytes = 0
 
     def _read_on(self) -> None:
         if not self.owed:
@@ -481,7 +473,7 @@ class MqttSession:
     @property
     def full(self) -> bool:
         """Whether the connection takes nothing more this turn."""
-        return self.paused or self.out_bytes + self._held_bytes > self._out_bytes_max
+        return self.paused or self.out_bytes + self._held.bytes > self._out_bytes_max
 
     def go_on(self) -> None:
         """There is room again: the broker and the backlog go on where they stopped."""
