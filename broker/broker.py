@@ -509,13 +509,17 @@ class Broker:
         return None if last is None or last.expired(self.clock.now_ms()) else last
 
     def may_read(self, session: Session, name: str) -> bool:
-        """Whether the session may read this channel."""
+        """Whether the session may have what this channel holds, by asking for it."""
         return self.core.may_read(session, name)
+
+    def may_follow(self, session: Session, name: str) -> bool:
+        """Whether it may have what is said there, as long as it listens."""
+        return self.core.may_follow(session, name)
 
     def _retained(self, session: Session, filter_: str) -> Iterator[Message]:
         """The retained values a subscription gets, looked up as there is credit for them."""
         for message in self.schemes.retained(filter_, self.retained_of):
-            if self.core.may_read(session, message.name):
+            if self.core.may_follow(session, message.name):
                 yield message
 
     # -- durable channels ----------------------------------------------------------------------------

@@ -271,10 +271,10 @@ class Channel:
         exact = self.exact if self.head is None else self.head.exact
         if exact:
             for session, subscriptions in exact.items():
-                if core.may_read(session, self.name):
+                if core.may_follow(session, self.name):
                     wanted[session] = subscriptions.copy()
         for subscription in core.filters.match(self.name):
-            if core.may_read(subscription.session, self.name):
+            if core.may_follow(subscription.session, self.name):
                 wanted.setdefault(subscription.session, []).append(subscription)
         old = self.feeds or {}
         feeds: dict[Session, Feed] = {}

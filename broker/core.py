@@ -139,9 +139,16 @@ class Core:
         self.generation += 1
 
     def may_read(self, session: Session, name: str) -> bool:
-        """Whether gate and rooms let the session read this channel."""
+        """Whether gate and rooms let the session have what this channel holds, by asking for it."""
+        return self._may(session, Action.READ, name)
+
+    def may_follow(self, session: Session, name: str) -> bool:
+        """Whether they let it have what is said in this channel, as long as it listens."""
+        return self._may(session, Action.FOLLOW, name)
+
+    def _may(self, session: Session, action: Action, name: str) -> bool:
         return self.permits(session.principal, session.agent, name) and not isinstance(
-            self.gate.check(session.principal, Action.READ, name, session.agent), Refusal
+            self.gate.check(session.principal, action, name, session.agent), Refusal
         )
 
 

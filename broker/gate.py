@@ -9,8 +9,9 @@ and the name decides, and ``default`` decides where none speaks. What no rule ca
 - Administration is for principals with ``admin``; no rule gives it.
 - The embedding program is trusted like the process it is.
 
-Subscribing to a wildcard is allowed when *some* of its channels may be read; then ``READ`` is asked for each
-channel when the route is built, so a wildcard never shows what its reader may not read.
+Subscribing to a wildcard is allowed when *some* of its channels may be subscribed to; then ``FOLLOW`` is asked for
+each channel when the route is built, so a wildcard never shows what its reader may not have: what he could not
+subscribe to by name, or may not receive.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 from dragoman.broker.principal import EMBEDDED, MESH, Principal
 from dragoman.broker.rates import Limiter, limiters_of
 from dragoman.broker.rules import Rule, covers, matches, names, overlaps
+from dragoman.routing.names import is_exact
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -29,7 +31,12 @@ if TYPE_CHECKING:
 
 
 class Action(IntEnum):
-    """What somebody wants to do."""
+    """What somebody wants to do.
+
+    READ is being given messages, one page or value as well as all that come. FOLLOW is being given what a
+    subscription brings: READ of the channel and SUBSCRIBE to it by name. WIDEN is SUBSCRIBE with a wildcard: nobody
+    asks for it, ``check`` sees it in the filter.
+    """
 
     PUBLISH = 0
     SUBSCRIBE = 1
@@ -40,6 +47,8 @@ class Action(IntEnum):
     REGISTER = 6
     CREATE = 7
     ADMIN = 8
+    FOLLOW = 9
+    WIDEN = 10
 
 
 class Verdict(IntEnum):
@@ -53,10 +62,14 @@ class Verdict(IntEnum):
 Answer: TypeAlias = Verdict | Refusal
 
 _ALL: Final = sum(1 << action for action in Action if action is not Action.ADMIN)
-_READING: Final = 1 << Action.SUBSCRIBE | 1 << Action.READ | 1 << Action.JOIN
+_SUBSCRIBING: Final = 1 << Action.SUBSCRIBE | 1 << Action.WIDEN | 1 << Action.JOIN
+_READING: Final = _SUBSCRIBING | 1 << Action.READ
 _DENIES: Final[dict[str, int]] = {
     "publish": 1 << Action.PUBLISH,
     "read": _READING,
+    "subscribe": _SUBSCRIBING,
+    "wildcard": 1 << Action.WIDEN,
+    "receive": 1 << Action.READ,
     "join": 1 << Action.JOIN,
     "call": 1 << Action.CALL,
     "serve": 1 << Action.SERVE,
@@ -64,15 +77,36 @@ _DENIES: Final[dict[str, int]] = {
     "create": 1 << Action.CREATE,
     "*": _ALL,
 }
-# Who may publish or read must be able to make the channel by doing so; who may not is stopped before that is asked.
+# Who may publish or subscribe must be able to make the channel by it; who may not is stopped before that is asked.
 _ALLOWS: Final[dict[str, int]] = _DENIES | {
     "publish": 1 << Action.PUBLISH | 1 << Action.CREATE,
     "read": _READING | 1 << Action.CREATE,
+    "subscribe": _SUBSCRIBING | 1 << Action.CREATE,
 }
 _OURS: Final = ("$mesh", "$SYS")
 _PRIVATE: Final = "$mail"
-_IN_CHANNELS: Final = (Action.PUBLISH, Action.SUBSCRIBE, Action.READ, Action.JOIN, Action.CREATE)
-_WORDS: Final = ("publish to", "subscribe to", "read", "join", "call", "serve", "register as", "create", "administer")
+_IN_CHANNELS: Final = (
+    Action.PUBLISH,
+    Action.SUBSCRIBE,
+    Action.READ,
+    Action.JOIN,
+    Action.CREATE,
+    Action.FOLLOW,
+    Action.WIDEN,
+)
+_WORDS: Final = (
+    "publish to",
+    "subscribe to",
+    "read",
+    "join",
+    "call",
+    "serve",
+    "register as",
+    "create",
+    "administer",
+    "follow",
+    "subscribe to",
+)
 
 assert len(_WORDS) == len(Action)
 
@@ -127,7 +161,7 @@ class Gate:
         remembered = (principal.name, action, resource, agent)
         answer = self._verdicts.get(remembered)
         if answer is None:
-            answer = self._judge(principal, action, resource, agent)
+            answer = self._ask(principal, action, resource, agent)
             if len(self._verdicts) >= self._settings.verdicts_max:
                 self._verdicts.clear()
             self._verdicts[remembered] = answer
@@ -155,6 +189,16 @@ class Gate:
         settings = self._settings
         return settings.messages_per_s, settings.burst, settings.bytes_per_s, settings.bytes_burst
 
+    def _ask(self, principal: Principal, action: Action, resource: str, agent: str) -> Answer:
+        if action == Action.FOLLOW:
+            answer = self._judge(principal, Action.READ, resource, agent)
+            if isinstance(answer, Refusal):
+                return answer
+            action = Action.SUBSCRIBE
+        elif action == Action.SUBSCRIBE and not is_exact(resource):
+            action = Action.WIDEN
+        return self._judge(principal, action, resource, agent)
+
     def _judge(self, principal: Principal, action: Action, resource: str, agent: str) -> Answer:
         levels = resource.split("/")
         bit = 1 << action
@@ -166,12 +210,12 @@ class Gate:
                 wanted = pattern.for_whom(principal, agent)
                 if wanted is None:
                     continue
-                if action != Action.SUBSCRIBE:
+                if action != Action.WIDEN:
                     decided = matches(wanted, levels)
                 else:
                     decided = covers(wanted, levels)
                     # A rule for a part of what a wildcard asks decides nothing yet: a deny for a part leaves the rest,
-                    # an allow for a part is enough to let the reader in. READ judges each channel.
+                    # an allow for a part is enough to let the reader in. FOLLOW judges each channel.
                     some = some or (rule.allow and overlaps(wanted, levels))
                 if decided:
                     if rule.allow or some:

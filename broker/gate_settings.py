@@ -8,7 +8,19 @@ from typing import Final
 from dragoman.broker.rules import filter_problem
 from dragoman.broker.settings_key import key, required
 
-ACTION_WORDS: Final = ("publish", "read", "join", "call", "serve", "register", "create", "*")
+ACTION_WORDS: Final = (
+    "publish",
+    "read",
+    "subscribe",
+    "wildcard",
+    "receive",
+    "join",
+    "call",
+    "serve",
+    "register",
+    "create",
+    "*",
+)
 """What a rule may speak of. Administration is not among them: only an admin principal has it."""
 
 
@@ -46,7 +58,8 @@ class RuleSettings:
     )
     actions: tuple[str, ...] = key(
         ("*",),
-        why="publish, read (subscribe, read, join), join (only being a member), call, serve, register, create, or '*'",
+        why="publish, read (= subscribe, receive), subscribe (and join), wildcard (subscribing with one), receive, "
+        "join (only being a member), call, serve, register, create, or '*'",
         check=_actions_problem,
     )
     filters: tuple[str, ...] = key(

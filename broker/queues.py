@@ -43,7 +43,7 @@ class Queue:
         """See ``WorkGroup.push``."""
         workers = list(self.workers.values())
         if self.group.each:
-            workers = [taker for session, taker in self.workers.items() if self._core.may_read(session, message.name)]
+            workers = [taker for session, taker in self.workers.items() if self._core.may_follow(session, message.name)]
         if not workers:
             return None if self.group.each else False
         given = self._turns.give(workers, message)

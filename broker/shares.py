@@ -203,7 +203,7 @@ class Share:
             self._allowed.clear()
         found = self._allowed.get(name)
         if found is None:
-            found = [m for m in self.members.values() if m.session is not None and core.may_read(m.session, name)]
+            found = [m for m in self.members.values() if m.session is not None and core.may_follow(m.session, name)]
             self._allowed[name] = found
         return found
 

@@ -362,7 +362,7 @@ class WorkGroup:
     def _passes_over(self, job: Job) -> bool:
         """Not for this group: what its owner may not read, and its own dead letters."""
         name = job.message.name
-        passes = name == self.terms.dead_letter or not self._shop.core.may_read(self._reader, name)
+        passes = name == self.terms.dead_letter or not self._shop.core.may_follow(self._reader, name)
         if passes:
             job.stage = Stage.DYING
         return passes
@@ -455,7 +455,7 @@ class WorkGroup:
             job = self._live(position)
             if job is None:
                 continue
-            if self.each and not core.may_read(pull.session, job.message.name):
+            if self.each and not core.may_follow(pull.session, job.message.name):
                 not_for_it.append(position)
                 continue
             left -= job.bytes

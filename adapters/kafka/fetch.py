@@ -106,7 +106,7 @@ class _Fetch:
         channel = None if topic is None else self._realm.names.partition(topic, wanted.partition)
         if channel is None:
             answer.error_code = ErrorCode.UNKNOWN_TOPIC_ID if topic is None else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        elif not self._realm.broker.may_read(self._ask.session, channel.name):
+        elif not self._realm.broker.may_follow(self._ask.session, channel.name):
             answer.error_code = ErrorCode.TOPIC_AUTHORIZATION_FAILED
         else:
             self._realm.agents.fetched(self._ask.session, channel.name)

@@ -251,7 +251,7 @@ class Outlet:
         return was_in(envelope, self._mesh) or (self._far != "" and was_in(envelope, self._far))
 
     def _readable(self, message: Message) -> bool:
-        if self._broker.may_read(self, message.name):
+        if self._broker.may_follow(self, message.name):
             return True
         self._standing.drop("link-not-authorized")
         return False

@@ -47,7 +47,7 @@ class MqttSettings:
     )
     topic_alias_max: int = key(
         16,
-        unit="own_frames",
+        unit="aliases",
         low=0,
         high=65_535,
         why="a 5.0 client may give on a connection, told as Topic Alias Maximum; each may hold 64 KB; 0 = none",
@@ -55,7 +55,7 @@ class MqttSettings:
     )
     topic_alias_broker_max: int = key(
         16,
-        unit="own_frames",
+        unit="aliases",
         low=0,
         high=65_535,
         why="given to a client that takes them, to its first topics; its messages are then encoded for it alone",

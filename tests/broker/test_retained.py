@@ -240,6 +240,22 @@ def test_values_and_messages_of_channels_one_may_not_read_are_not_given():
     assert bob.payloads[-1] == b"z"
 
 
+def test_who_may_receive_but_not_subscribe_asks_for_pages_and_follows_nothing():
+    deny = RuleSettings(effect="deny", who=("bob",), actions=("subscribe",), filters=("slow/#",))
+    world = World(gate=GateSettings(rules=(deny,)))
+    alice, bob = world.party("alice"), world.party("bob", BOB)
+    alice.say("slow/a", b"x", retain=True)
+    bob.read("#")
+    pages: list[object] = []
+    world.broker.read(bob, "slow/a", 0, 1 << 20, pages.append)
+    assert [m.payload for m in pages[0].messages] == [b"x"]  # type: ignore[attr-defined]
+    assert world.broker.may_read(bob, "slow/a")
+    assert not world.broker.may_follow(bob, "slow/a")
+    alice.say("slow/a", b"y")
+    assert values(bob) == {}
+    assert bob.got == []
+
+
 @pytest.mark.parametrize("retained", [True, False])
 def test_a_subscription_may_do_without_the_values(retained: bool):
     world = World()

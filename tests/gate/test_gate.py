@@ -246,3 +246,56 @@ def test_what_is_taken_on_credit_is_paid_off_by_waiting() -> None:
     assert overdraw(both, 0, 1, 20) == 200
     assert overdraw(both, 100, 1, 0) == 100
     assert overdraw(both, 1_000, 0, 0) == 0
+
+
+def test_read_is_to_subscribe_and_to_receive_and_nothing_else() -> None:
+    actions = (Action.SUBSCRIBE, Action.READ, Action.FOLLOW, Action.JOIN, Action.CREATE, Action.PUBLISH)
+    whole = gate(allow("read", "a/#"), default="deny")
+    halves = gate(allow("subscribe", "a/#"), allow("receive", "a/#"), default="deny")
+    for name in ("a", "a/b", "b"):
+        assert [may(whole, action, name) for action in actions] == [may(halves, action, name) for action in actions]
+    for filter_ in ("a/+", "#", "b/#"):
+        assert may(whole, Action.SUBSCRIBE, filter_) is may(halves, Action.SUBSCRIBE, filter_)
+    assert may(whole, Action.FOLLOW, "a/b")
+
+
+def test_who_may_subscribe_to_everything_is_given_only_what_he_may_receive() -> None:
+    judge = gate(allow("subscribe", "#"), allow("receive", "plant/%c/#"), default="deny")
+    assert may(judge, Action.SUBSCRIBE, "#", agent="pump")
+    assert may(judge, Action.FOLLOW, "plant/pump/up", agent="pump")
+    assert not may(judge, Action.FOLLOW, "plant/fan/up", agent="pump")
+    assert not may(judge, Action.READ, "plant/fan/up", agent="pump")
+
+
+def test_who_may_receive_everything_follows_only_what_he_may_subscribe_to() -> None:
+    judge = gate(allow("receive", "#"), allow("subscribe", "a/open"), default="deny")
+    assert may(judge, Action.READ, "a/other")
+    assert not may(judge, Action.SUBSCRIBE, "a/other")
+    # A wildcard lets in for the part that is allowed, and that part is all it shows.
+    assert may(judge, Action.SUBSCRIBE, "a/+")
+    assert may(judge, Action.FOLLOW, "a/open")
+    assert not may(judge, Action.FOLLOW, "a/other")
+
+
+def test_wildcards_can_be_denied_and_names_left() -> None:
+    judge = gate(deny("wildcard", "#"), allow("read", "a/#"), default="deny")
+    for filter_ in ("#", "a/+", "+/b", "a/#"):
+        assert not may(judge, Action.SUBSCRIBE, filter_)
+    assert may(judge, Action.SUBSCRIBE, "a/b")
+    assert may(judge, Action.FOLLOW, "a/b")
+    judge = gate(deny("wildcard", "#"))
+    assert may(judge, Action.SUBSCRIBE, "$site/+")
+
+
+def test_a_deny_of_one_half_leaves_the_other() -> None:
+    judge = gate(deny("receive", "a/secret"), deny("subscribe", "a/quiet"))
+    assert may(judge, Action.SUBSCRIBE, "a/secret")
+    assert not may(judge, Action.FOLLOW, "a/secret")
+    assert may(judge, Action.READ, "a/quiet")
+    assert not may(judge, Action.FOLLOW, "a/quiet")
+    assert not may(judge, Action.JOIN, "a/quiet")
+    assert may(judge, Action.JOIN, "a/secret")
+
+
+def test_mail_is_followed_by_nobody() -> None:
+    assert not may(gate(), Action.FOLLOW, "$mail/ann")

@@ -15,7 +15,9 @@ from dragoman.broker.settings import BrokerSettings
 from tests.kafka.batch_forms import Record, by_aiokafka, read_by_kafka_python
 from tests.kafka.data_mesh import BOB, Client, DataMesh, fetching, producing, records_in, values_in
 
-BOB_IS_BLIND = RuleSettings(effect="deny", who=("bob",), actions=("read",), filters=("closed/#",))
+
+def blind(action: str = "read") -> RuleSettings:
+    return RuleSettings(effect="deny", who=("bob",), actions=(action,), filters=("closed/#",))
 
 
 def said(*values: bytes | None) -> bytes:
@@ -103,8 +105,9 @@ def test_an_unknown_id_has_its_own_error() -> None:
     assert row.error_code == ErrorCode.UNKNOWN_TOPIC_ID
 
 
-def test_who_may_not_read_is_told_so_and_gets_the_rest() -> None:
-    mesh = DataMesh(BOB_IS_BLIND)
+@pytest.mark.parametrize("action", ["read", "subscribe", "receive"])
+def test_who_may_not_read_is_told_so_and_gets_the_rest(action: str) -> None:
+    mesh = DataMesh(blind(action))
     alice, bob = mesh.client(), mesh.client(BOB)
     for topic in ("closed.a", "open.a"):
         alice.produce(topic, said(b"x"))
