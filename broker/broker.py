@@ -17,6 +17,8 @@ from dragoman.broker.channel import Channel, Keep
 from dragoman.broker.channels import Channels
 from dragoman.broker.core import Core, Loop
 from dragoman.broker.dedupe import Dedupe
+from dragoman.broker.delayed import LEVEL as DELAYED
+from dragoman.broker.delayed import Delayed
 from dragoman.broker.directory import Directory
 from dragoman.broker.gate import Action, Verdict
 from dragoman.broker.log.contract import DONE, Ticket
@@ -111,7 +113,9 @@ class Broker:
             release=self.directory.release,
         )
         self.post = Post(self.directory, self.verbs, self.mailboxes)
-        add_probes(metrics, self.core, self.calls, self.verbs, self.slow, self.bans)
+        self.delayed = Delayed(self.core, self.timers, self.bans, self._may, self.acts, self.say, self.when_safe)
+        self.schemes.enter(DELAYED, self.delayed)
+        add_probes(metrics, self.core, self.calls, self.verbs, self.slow, self.bans, self.delayed)
         #: what each protocol keeps for absent clients; an adapter that keeps some adds itself
         self.kept_sessions: dict[str, KeptSessions] = {}
         self._sessions: dict[Session, dict[Subscription, None]] = {}
@@ -129,13 +133,15 @@ class Broker:
         self.topics.load()
         self.bans.start()
         self.bans.follow(self._turn_out)
-        self.timers.start()
         self.directory.start()
         self.rooms.start()
         self.calls.start_up()
         self.groups.start()
         self.mailboxes.start()
         await self.safe(promised)
+        # Last, so that no deadline passes before the adapters have their readers in place.
+        self.timers.start()
+        self.delayed.start()
         self.timers.after(self.settings.sweep_ms, self._sweep)
 
     def say_goodbye(self) -> None:

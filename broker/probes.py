@@ -9,12 +9,15 @@ if TYPE_CHECKING:
     from dragoman.broker.bans import Bans
     from dragoman.broker.calls import Calls
     from dragoman.broker.core import Core
+    from dragoman.broker.delayed import Delayed
     from dragoman.broker.metrics import Metrics
     from dragoman.broker.slow import SlowReaders
     from dragoman.broker.verbs import Verbs
 
 
-def add_probes(metrics: Metrics, core: Core, calls: Calls, verbs: Verbs, slow: SlowReaders, bans: Bans) -> None:
+def add_probes(
+    metrics: Metrics, core: Core, calls: Calls, verbs: Verbs, slow: SlowReaders, bans: Bans, delayed: Delayed
+) -> None:
     """Has everything read from its owner when somebody collects. Once a mesh."""
     log = core.log
     gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
@@ -25,6 +28,8 @@ def add_probes(metrics: Metrics, core: Core, calls: Calls, verbs: Verbs, slow: S
         ("retained", "Channels that hold a retained value", lambda: core.commits.retained_count),
         ("slow_readers", "Readers behind for longer than broker.slow_after_s", lambda: slow.count),
         ("bans", "Clients, principals and address blocks kept out", lambda: len(bans)),
+        ("delayed_waiting", "Messages published to $delayed that wait", lambda: delayed.count),
+        ("delayed_bytes", "Bytes of messages that wait", lambda: delayed.bytes),
         ("calls_pending", "Calls without an answer yet", lambda: calls.pending),
     )
     counters: tuple[tuple[str, str, Callable[[], float]], ...] = (
@@ -32,6 +37,8 @@ def add_probes(metrics: Metrics, core: Core, calls: Calls, verbs: Verbs, slow: S
         ("calls_failed", "Calls that ended without an answer", lambda: calls.failed_total),
         ("slow_readers_ended", "Readers disconnected because they did not keep up", lambda: slow.ended_total),
         ("bans_refused", "Connections, logins and sessions refused by a ban", lambda: bans.refused_total),
+        ("delayed", "Messages taken to go out later", lambda: delayed.taken_total),
+        ("delayed_said", "Messages that went out at their time", lambda: delayed.said_total),
         ("answers_late", "Answers refused as late", lambda: calls.late_total),
         ("verbs_unheard", "Answers that reached nobody", lambda: verbs.unheard_total),
         ("verbs_dropped", "Deliveries of verbs given up on a slow session", lambda: verbs.dropped_total),

@@ -87,6 +87,14 @@ class BrokerSettings:
         low=1 << 10,
         why="not yet committed, of one connection: above it that connection is not read",
     )
+    delayed_max: int = key(
+        100_000,
+        unit="messages",
+        low=0,
+        why="published to $delayed/... and not out yet; kept in memory and on disk; 0 = nothing can be delayed",
+        peers="EMQX unlimited",
+    )
+    delayed_bytes_max: int = key(128 << 20, unit="bytes", low=0, why="of those messages, all together; one row each")
     bans_max: int = key(10_000, unit="bans", low=1, why="clients, principals and address blocks kept out; a row each")
     sessions_max: int = key(100_000, unit="sessions", low=1, why="connected at once; about 11 KB each")
     subscriptions_per_session_max: int = key(

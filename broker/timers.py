@@ -7,7 +7,7 @@ whatever its function writes, so it happens once or is still due.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final, Protocol, final
 
@@ -101,7 +101,7 @@ class Timers:
         self._handle: Handle | None = None
         self._armed_ms = 0
         self._actions: dict[int, DurableAction] = {}
-        self._durable: dict[bytes, Timer] = {}
+        self._durable: dict[bytes, tuple[Timer, TimerRow]] = {}
 
     def __len__(self) -> int:
         """Deadlines ahead."""
@@ -172,18 +172,25 @@ class Timers:
         self._set(key, row)
         return self._log.put(Table.TIMERS, key, encode_row(row))
 
-    def forget(self, key: bytes) -> None:
-        """Drops a kept deadline, if it is there."""
-        timer = self._durable.pop(key, None)
-        if timer is not None:
-            timer.cancel()
-            self._log.put(Table.TIMERS, key, None)
+    def kept(self, kind: int) -> Iterator[tuple[bytes, int, bytes]]:
+        """Key, ``due_ms`` and payload of the kept deadlines of this kind, in no order."""
+        for key, (_, row) in self._durable.items():
+            if row.kind == kind:
+                yield key, row.due_ms, row.payload
+
+    def forget(self, key: bytes) -> Ticket | None:
+        """Drops a kept deadline; the ticket of that, None if it is not there."""
+        found = self._durable.pop(key, None)
+        if found is None:
+            return None
+        found[0].cancel()
+        return self._log.put(Table.TIMERS, key, None)
 
     def _set(self, key: bytes, row: TimerRow) -> None:
         earlier = self._durable.pop(key, None)
         if earlier is not None:
-            earlier.cancel()
-        self._durable[key] = self.after(row.due_ms - self._clock.now_ms(), self._durable_due, key, row)
+            earlier[0].cancel()
+        self._durable[key] = self.after(row.due_ms - self._clock.now_ms(), self._durable_due, key, row), row
 
     def _durable_due(self, key: bytes, row: TimerRow) -> None:
         if self._clock.now_ms() < row.due_ms:

@@ -132,6 +132,7 @@ class Mesh:
             )
             self._broker.core.bundles.add(KIND_KAFKA, _open_kafka)
             self._authenticator = Authenticator(config.login, loop, metrics, self._broker.bans)
+            self._broker.delayed.named = self._authenticator.named
             await self._broker.start()
             self._listeners = self._build(bound)
             for listener in self._listeners:

@@ -10,6 +10,7 @@ from aiohttp import web
 from dragoman.adapters.http import (
     admin,
     admin_bans,
+    admin_delayed,
     admin_kept,
     agents,
     calls,
@@ -43,6 +44,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     *admin.DEFINITIONS,
     *admin_kept.DEFINITIONS,
     *admin_bans.DEFINITIONS,
+    *admin_delayed.DEFINITIONS,
     *health.DEFINITIONS,
     Definition(
         "GET",

@@ -337,6 +337,10 @@ class MqttSession:
     def _find_route(self, packet: Publish) -> Route | None:
         """Asks the broker for a way; None: there is none, or it was a verb or a link's, and that has been seen to."""
         name = packet.topic.decode()
+        unfit = intake.unfit(self.realm.settings, packet.topic)
+        if unfit is not None:
+            intake.refuse(self, packet, unfit)
+            return None
         if self.realm.broker.acts(name):
             intake.verb(self, packet, name)
             return None
@@ -345,10 +349,6 @@ class MqttSession:
             return None
         if len(self._routes) >= ROUTES_MAX:
             self._routes.clear()
-        unfit = intake.unfit(self.realm.settings, packet.topic)
-        if unfit is not None:
-            intake.refuse(self, packet, unfit)
-            return None
         if self._gate.generation != self.generation:
             self.generation = self._gate.generation
             pacing.begin(self)

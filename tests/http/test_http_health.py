@@ -177,8 +177,9 @@ def test_every_counter_is_shown_under_its_name_and_kind():
             assert literal >= expected.keys()
             expected |= dict.fromkeys(literal - expected.keys(), "counter")
             counters = ("calls", "calls_failed", "answers_late", "verbs_unheard", "verbs_dropped", "bans_refused")
-            counters = (*counters, "slow_readers_ended")
+            counters = (*counters, "slow_readers_ended", "delayed", "delayed_said")
             gauges = ("log_oldest_uncommitted_ms", "log_uncommitted_bytes", "log_used_bytes", "bans", "slow_readers")
+            gauges = (*gauges, "delayed_waiting", "delayed_bytes")
             expected |= {f"dragoman_{name}": "counter" for name in counters}
             expected |= {f"dragoman_{name}": "gauge" for name in (*gauges, "ring_bytes", "retained", "calls_pending")}
             assert shown == expected

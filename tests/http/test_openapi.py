@@ -139,6 +139,7 @@ async def _rest(mesh: HttpMesh) -> None:
             "config",
             "slow",
             "bans",
+            "delayed",
         ),
     ):
         status, answer, _ = await mesh.ask("GET", f"/v1/admin/{path}", token="root")
@@ -151,6 +152,8 @@ async def _rest(mesh: HttpMesh) -> None:
     ban = {"kind": "client", "who": "noisy"}
     await mesh.ask("POST", "/v1/admin/bans", token="root", json=ban)
     await mesh.ask("DELETE", "/v1/admin/bans/client/noisy", token="root")
+    await mesh.ask("POST", "/v1/channels/%24delayed/60/a")
+    await mesh.ask("DELETE", "/v1/admin/delayed/0", token="root")
     mesh.broker.kept_sessions["toy"] = OneKept()
     await mesh.ask("DELETE", "/v1/admin/sessions/one", token="root")
     for path in ("/healthz", "/readyz", "/metrics"):

@@ -292,6 +292,7 @@ class World:
         )
         self.finish(self.broker.start())
         self.authenticator = Authenticator(login or LoginSettings(), self.loop, self.metrics, self.broker.bans)
+        self.broker.delayed.named = self.authenticator.named
         self.realm = Realm(self.broker, self.authenticator, mqtt or MqttSettings())
         self.realm.standings.load()
         self.limits = ConnectionLimits(limits or LimitSettings(), self.broker.bans, self.clock)
