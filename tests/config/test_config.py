@@ -56,7 +56,7 @@ messages_per_s = -1
 [[gate.rules]]
 effect = "permit"
 filters = ["a/#/b"]
-actions = ["subscribe"]
+actions = ["subscibe"]
 [broker]
 node = 1.5
 sweep_ms = true
@@ -76,7 +76,7 @@ web = 3
         "14: gate.messages_per_s: must be a whole number (messages per second), 0 or more, not -1",
         '16: gate.rules[1].effect: must be one of "allow", "deny", not the text "permit"',
         "17: gate.rules[1].filters: in 'a/#/b' '#' stands before the end",
-        "18: gate.rules[1].actions: ['subscribe'] is no action",
+        "18: gate.rules[1].actions: ['subscibe'] is no action",
         "20: broker.node: must be a whole number from 0 to 65535, not 1.5",
         "21: broker.sweep_ms: must be a whole number (ms), 10 or more, not true",
         "22: mqqt: there is no such key; did you mean mqtt?",
