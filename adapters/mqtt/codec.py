@@ -60,6 +60,7 @@ class Decoder:
         "_limit",
         "_need",
         "_topics",
+        "begun",
         "error",
         "from_client",
         "max_alias",
@@ -89,6 +90,8 @@ class Decoder:
         self._limit = max_packet_bytes if version else min(max_connect_bytes, max_packet_bytes)
         self._held = bytearray()
         self._need = 0
+        #: how many packets were not whole when a feed ended: the number of the one that is ``buffered``
+        self.begun = 0
 
     def admit(self) -> None:
         """The peer has shown who it is: its packets may be as large as anybody's."""
@@ -105,7 +108,8 @@ class Decoder:
         if self.error is not None:
             return packets
         held = self._held
-        if held:
+        before = len(held)
+        if before:
             held += data
             if len(held) < self._need:
                 return packets
@@ -119,6 +123,8 @@ class Decoder:
             return packets
         if pos < len(data):
             held += data[pos:] if pos else data
+            if pos or not before:
+                self.begun += 1
         return packets
 
     def _parse(self, data: bytes, packets: list[Packet]) -> int:

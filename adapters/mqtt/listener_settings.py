@@ -106,6 +106,12 @@ class ListenerSettings:
     connections_max: int = key(
         0, unit="connections", low=0, why="of this listener; more are closed at once; 0 = only limits.connections_max"
     )
+    connect_time_max_s: int | None = key(
+        None,
+        unit="s",
+        low=0,
+        why="longest a connection lasts here; 0 = for ever, none = as mqtt.connect_time_max_s says",
+    )
     client_certificates: str = key(
         "off",
         choices=("off", "optional", "required"),

@@ -6,12 +6,14 @@ import logging
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mqtt.standing import Standings
+from dragoman.adapters.mqtt.terms import Terms, terms_of
 from dragoman.adapters.mqtt.traffic import Traffic
 from dragoman.adapters.serving.complaints import Complaints
 from dragoman.broker.bans import CLIENT, Ban
 from dragoman.broker.rates import Limiter
 
 if TYPE_CHECKING:
+    from dragoman.adapters.mqtt.listener_settings import ListenerSettings
     from dragoman.adapters.mqtt.session import MqttSession
     from dragoman.adapters.mqtt.settings import MqttSettings
     from dragoman.adapters.serving.credentials import Authenticator
@@ -41,10 +43,14 @@ class Realm:
         self.connects = Limiter(rate, rate) if rate else None
         self.paused_total = 0
         self.overruns_total = 0
+        self.unfinished_total = 0
+        self._terms: dict[ListenerSettings, Terms] = {}
         told = "Publishes beyond Receive Maximum that the policy let through"
         self.metrics.probe("dragoman_mqtt_receive_max_exceeded", told, lambda: self.overruns_total, "counter")
         told = "Times a client was not read because it published faster than its rates"
         self.metrics.probe("dragoman_mqtt_paused", told, lambda: self.paused_total, "counter")
+        told = "Clients cut off because a packet they had begun was not whole in time"
+        self.metrics.probe("dragoman_mqtt_packets_unfinished", told, lambda: self.unfinished_total, "counter")
         broker.bans.follow(self._turn_out)
 
     def _turn_out(self, ban: Ban) -> None:
@@ -52,6 +58,13 @@ class Realm:
         standing = self.standings.by_client.get(ban.who) if ban.kind == CLIENT else None
         if standing is not None and standing.connection is not None:
             standing.connection.close(ban.refusal())
+
+    def terms(self, listener: ListenerSettings) -> Terms:
+        """What holds for its clients."""
+        known = self._terms.get(listener)
+        if known is None:
+            known = self._terms[listener] = terms_of(listener, self.settings)
+        return known
 
     def complain(self, detail: str, session: MqttSession) -> None:
         """A peer has broken the protocol and is cut off: counted, and one line for the operator."""

@@ -144,6 +144,7 @@ class MqttSession:
         "starved",
         "streams",
         "subscriptions",
+        "terms",
         "uncommitted",
         "version",
         "window",
@@ -156,6 +157,7 @@ class MqttSession:
         self.realm = realm
         self.wire = wire
         self.listener = listener
+        self.terms = realm.terms(listener)
         self.arrival = arrival
         self.peer = arrival.text
         self.phase = Phase.NEW

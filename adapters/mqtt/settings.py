@@ -79,6 +79,20 @@ class MqttSettings:
         high=65_535,
         why="told 5.0 clients as Server Keep Alive if they ask for more or none; 0 = theirs holds",
     )
+    connect_time_max_s: int = key(
+        0, unit="s", low=0, why="longest a connection lasts; then it is told 0xA0 and its will is said; 0 = for ever"
+    )
+    packet_time_max_s: int = key(
+        60,
+        unit="s",
+        low=0,
+        why="for a packet to be whole once it was begun, and a second more for every packet_bytes_per_s_min of it that "
+        "has come; looked at about as often; then 0x8D; 0 = any time",
+        peers="Apache's mod_reqtimeout 20 s and 500 bytes a second",
+    )
+    packet_bytes_per_s_min: int = key(
+        100, unit="bytes per second", low=1, why="what the slowest link brings; slower ones are cut within a packet"
+    )
     topic_levels_max: int = key(
         128, unit="levels", low=1, high=128, why="of topics and filters; deeper ones are refused with 0x90 and 0x8F"
     )
