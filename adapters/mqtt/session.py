@@ -194,12 +194,9 @@ class MqttSession:
         self._gate = realm.gate
         self._out_bytes_max = realm.settings.out_bytes_max
         self._payload_max = realm.core.settings.message_bytes_max
-        self._in_count = 0
-        self._in_bytes = 0
+        self._in_count = self._in_bytes = 0
         # Of what is in ``out``: frames that did not go the fast way, the deliveries among them, payload bytes of all.
-        self._out_frames = 0
-        self._out_count = 0
-        self._out_payload = 0
+        self._out_frames = self._out_count = self._out_payload = 0
         self._held = order.Held()
         self._routes: dict[bytes, Route] = {}
         self.uncommitted = 0
