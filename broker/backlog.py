@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
+from dragoman.broker.left_out import LeftOut
 from dragoman.broker.log.contract import Position, Table
 from dragoman.broker.rows import Row, decode_row, encode_row
 from dragoman.routing.names import is_exact, matches
@@ -29,19 +30,36 @@ TRIMS_PER_SWEEP: Final = 100
 
 
 class Bounds(NamedTuple):
-    """What may wait for a reader that is behind, what it has taken not counted; 0 = as much as the log holds."""
+    """What may wait for a reader that is behind, what it has taken not counted; 0 = as much as the log holds.
+
+    ``new_goes``: what is new and finds no room is left out, not what is old.
+    """
 
     messages: int
     bytes: int
     age_ms: int
+    new_goes: bool = False
+
+    @property
+    def lower(self) -> Bounds:
+        """An eighth below: what is enforced at the upper bounds leaves room for more than one message."""
+        return self._replace(messages=self.messages - self.messages // 8, bytes=self.bytes - self.bytes // 8)
+
+    def exceeded(self, messages: int, bytes_: int) -> bool:
+        """Whether that is more than may wait."""
+        return 0 < self.messages < messages or 0 < self.bytes < bytes_
 
 
 class CursorRow(Row):
-    """A reader's place: all below ``low`` is done, and so is ``done`` above it. ``filters``: from which position on."""
+    """A reader's place: all below ``low`` is done, and so is ``done`` above it. ``filters``: from which position on.
+
+    ``left_out``: spans of positions that it is not given.
+    """
 
     low: int = 1
     done: tuple[int, ...] = ()
     filters: dict[str, int] = {}
+    left_out: tuple[tuple[int, int], ...] = ()
 
 
 @final
@@ -69,6 +87,7 @@ class Backlog:
         "_exact",
         "_filters",
         "_generation",
+        "_left_out",
         "_open",
         "_reading",
         "_wanted",
@@ -98,6 +117,7 @@ class Backlog:
         self._filters: dict[str, int] = dict(row.filters)
         self._done: set[int] = set(row.done)
         self._open: dict[int, None] = {}
+        self._left_out = LeftOut(row.left_out)
         self.next = row.low
         self.behind = True
         self._reading = False
@@ -209,18 +229,29 @@ class Backlog:
             self.oldest_ms = message.time_ms
             if self.turned is not None:
                 self.turned(message)
+        size = len(message.payload or b"")
+        if self.bounds is not None and self.bounds.new_goes and self._leaves_out(self.bounds, message.position, size):
+            return
         self.waiting += 1
-        self.waiting_bytes += len(message.payload or b"")
-        if self.bounds is not None and not self._called and self._exceeds(self.bounds):
+        self.waiting_bytes += size
+        if self.bounds is not None and not self._called and self.bounds.exceeded(self.waiting, self.waiting_bytes):
             self._called = True
             self._backlogs.core.loop.call_soon(self._overflow)
 
-    def _exceeds(self, bounds: Bounds) -> bool:
-        return 0 < bounds.messages < self.waiting or 0 < bounds.bytes < self.waiting_bytes
+    def _leaves_out(self, bounds: Bounds, position: int, size: int) -> bool:
+        left_out = self._left_out
+        room = bounds.lower if left_out.growing else bounds
+        if not room.exceeded(self.waiting + 1, self.waiting_bytes + size):
+            left_out.growing = False
+            return False
+        left_out.add(position, self.next)
+        self._gap(1)
+        self._backlogs.dirty(self)
+        return True
 
     def _overflow(self) -> None:
         self._called = False
-        if self.behind and self.bounds is not None and self._exceeds(self.bounds):
+        if self.behind and self.bounds is not None and self.bounds.exceeded(self.waiting, self.waiting_bytes):
             (self.overflowed or self.trim)()
 
     def missed(self, messages: Sequence[Message]) -> None:
@@ -228,7 +259,10 @@ class Backlog:
         if not self.behind:
             return
         count = sum(
-            m.position >= self.next and m.position not in self._done and m.position >= self._since(m.name)
+            m.position >= self.next
+            and m.position not in self._done
+            and m.position >= self._since(m.name)
+            and not self._left_out.has(m.position)
             for m in messages
         )
         if count:
@@ -299,6 +333,7 @@ class Backlog:
             self._reading = False
             self.behind = False
             self.waiting = self.waiting_bytes = 0
+            self._left_out.clear()
             self._backlogs.dirty(self)
             if self.turned is not None:
                 self.turned(None)
@@ -312,6 +347,9 @@ class Backlog:
     def _take(self, message: Message) -> bool:
         position = message.position
         if position < self.next:
+            return True
+        if self._left_out.has(position):
+            self.next = position + 1
             return True
         if position in self._done:
             if not self._open:
@@ -365,11 +403,14 @@ class Backlog:
             return
         assert self.bounds is not None, "a reader keeps its bounds"
         bounds, now_ms = self.bounds, self._backlogs.core.now_ms
-        least = Bounds(bounds.messages - bounds.messages // 8, bounds.bytes - bounds.bytes // 8, 0)
+        lower = bounds.lower
         count, over = 0, False
         for message in self._backlogs.core.bundles.after(entries, self.next):
             old = 0 < bounds.age_ms <= now_ms - message.time_ms
-            if not old and not self._exceeds(least):
+            if self._left_out.has(message.position):
+                self.next = message.position + 1
+                continue
+            if not old and not lower.exceeded(self.waiting, self.waiting_bytes):
                 over = True
                 self.oldest_ms = message.time_ms
                 break
@@ -414,7 +455,12 @@ class Backlog:
     def row(self) -> CursorRow:
         """What survives a restart."""
         low = self.low
-        return CursorRow(low=low, done=tuple(sorted(p for p in self._done if p >= low)), filters=dict(self._filters))
+        return CursorRow(
+            low=low,
+            done=tuple(sorted(p for p in self._done if p >= low)),
+            filters=dict(self._filters),
+            left_out=self._left_out.row(),
+        )
 
 
 @final

@@ -171,8 +171,8 @@ class MqttSettings:
     )
     session_queue_policy: str = key(
         "drop_old",
-        choices=("drop_old", "end"),
-        why="too much waits: the oldest go, counted; end = the session ends, its client is told 0x97",
+        choices=("drop_old", "drop_new", "end"),
+        why="too much waits: the oldest go, or the newest, counted; end = the session ends, its client is told 0x97",
         peers="mosquitto drops the new, EMQX the old",
     )
 

@@ -158,9 +158,12 @@ class Standings:
         self.wills = Wills(broker, named, format_check=settings.payload_format_check)
         self.promises = Promises(broker)
         bounds = Bounds(
-            settings.session_queue_messages_max, settings.session_queue_bytes_max, settings.session_queue_s_max * 1000
+            settings.session_queue_messages_max,
+            settings.session_queue_bytes_max,
+            settings.session_queue_s_max * 1000,
+            settings.session_queue_policy == "drop_new",
         )
-        self._bounds = bounds if any(bounds) else None
+        self._bounds = bounds if any(bounds[:3]) else None
         self.by_client: dict[str, Standing] = {}
         #: filters of all sessions, without and with ``$share/``
         self.filters = 0

@@ -171,3 +171,51 @@ def test_end_ends_the_session_and_says_so_to_who_is_there(version: int):
     assert world.metrics.dropped["session-queue-full"] >= 20
     assert back(world, present=False) == []
     world.crash()
+
+
+def test_with_drop_new_what_waits_stays_and_new_ones_go_until_an_eighth_is_free():
+    world = world_with(session_queue_messages_max=16, session_queue_policy="drop_new", inflight_max=2)
+    slow = world.connected("s", session_expiry_interval=100_000)
+    slow.subscribe("a", qos=1)
+    say(world, 0, 30)
+    (kept,) = world.realm.standings.listed()
+    assert (kept.waiting, kept.lost, world.metrics.lost) == (16, 12, 12)
+    taken = numbers(slow)
+    slow.say(Puback(at(1)))
+    taken += numbers(slow)
+    say(world, 30, 31)  # 15 wait, and one more would not leave an eighth free
+    slow.say(Puback(at(2)), Puback(at(3)))
+    taken += numbers(slow)
+    say(world, 31, 34)
+    (kept,) = world.realm.standings.listed()
+    assert (kept.waiting, kept.lost) == (16, 13)
+    for position in range(1, 40):
+        slow.say(Puback(at(position)))
+        taken += numbers(slow)
+    assert taken == [*range(18), 31, 32, 33]
+    say(world, 34, 35)
+    assert numbers(slow) == [34]
+    world.check()
+
+
+def test_with_drop_new_what_was_left_out_stays_so_over_a_restart():
+    world = world_with(session_queue_messages_max=8, session_queue_policy="drop_new")
+    away(world)
+    say(world, 0, 20)
+    world.advance(10_000)
+    assert back(world.crash()) == list(range(8))
+    assert back(world) == list(range(8))
+
+
+def test_with_drop_new_bytes_are_bounded_and_age_still_takes_the_old():
+    world = world_with(session_queue_bytes_max=5_000, session_queue_policy="drop_new", session_queue_s_max=60)
+    away(world)
+    say(world, 0, 20, 1_000)
+    (kept,) = world.realm.standings.listed()
+    assert (kept.waiting, kept.lost) == (4, 16)
+    world.advance(30_000)
+    world.advance(40_000)
+    (kept,) = world.realm.standings.listed()
+    assert (kept.waiting, kept.lost) == (0, 20)
+    say(world, 20, 23, 1_000)
+    assert back(world) == [20, 21, 22]
