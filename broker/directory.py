@@ -85,6 +85,10 @@ class Directory:
         """Takes up the agents the log remembers."""
         self._roster.start()
 
+    def reserve(self, declared: Mapping[str, str]) -> None:
+        """The principal of each configured agent id, from now on. Who is in by an id already keeps it."""
+        self._roster.reserve(declared)
+
     def follow(self, follower: Follower) -> None:
         """Names who hears of servers coming and going."""
         assert self._follower is None

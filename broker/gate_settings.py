@@ -90,26 +90,42 @@ class GateSettings:
         "allow",
         choices=("allow", "deny"),
         why="the answer when no rule speaks; a mesh with no rules has to work (mosquitto without an ACL file: allow)",
+        live=True,
     )
     messages_per_s: int = key(
         0,
         unit="messages per second",
         low=0,
         why="per principal; 0 = no limit, since a plant's rate is not ours to guess",
+        live=True,
     )
-    burst: int = key(1_000, unit="messages", low=1, why="per principal; how much may come at once after a pause")
-    bytes_per_s: int = key(0, unit="bytes per second", low=0, why="payload, per principal; 0 = no limit")
-    bytes_burst: int = key(1 << 20, unit="bytes", low=1, why="per principal; how much may come at once after a pause")
-    total_messages_per_s: int = key(0, unit="messages per second", low=0, why="all principals together; 0 = no limit")
-    total_burst: int = key(10_000, unit="messages", low=1, why="all together; how much may come at once after a pause")
+    burst: int = key(
+        1_000, unit="messages", low=1, why="per principal; how much may come at once after a pause", live=True
+    )
+    bytes_per_s: int = key(0, unit="bytes per second", low=0, why="payload, per principal; 0 = no limit", live=True)
+    bytes_burst: int = key(
+        1 << 20, unit="bytes", low=1, why="per principal; how much may come at once after a pause", live=True
+    )
+    total_messages_per_s: int = key(
+        0, unit="messages per second", low=0, why="all principals together; 0 = no limit", live=True
+    )
+    total_burst: int = key(
+        10_000, unit="messages", low=1, why="all together; how much may come at once after a pause", live=True
+    )
     total_bytes_per_s: int = key(
-        0, unit="bytes per second", low=0, why="payload, all principals together; 0 = no limit"
+        0, unit="bytes per second", low=0, why="payload, all principals together; 0 = no limit", live=True
     )
     total_bytes_burst: int = key(
-        16 << 20, unit="bytes", low=1, why="all together; how much may come at once after a pause"
+        16 << 20, unit="bytes", low=1, why="all together; how much may come at once after a pause", live=True
     )
     verdicts_max: int = key(
-        65_536, unit="entries", low=1, why="remembered answers; forgotten all at once when full, about 200 bytes each"
+        65_536,
+        unit="entries",
+        low=1,
+        why="remembered answers; forgotten all at once when full, about 200 bytes each",
+        live=True,
     )
-    rules: tuple[RuleSettings, ...] = key((), why="asked in this order, first match decides")
-    rates: tuple[RateSettings, ...] = key((), why="exceptions from messages_per_s and burst, first match decides")
+    rules: tuple[RuleSettings, ...] = key((), why="asked in this order, first match decides", live=True)
+    rates: tuple[RateSettings, ...] = key(
+        (), why="exceptions from messages_per_s and burst, first match decides", live=True
+    )

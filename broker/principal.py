@@ -7,7 +7,7 @@ from typing import final
 
 @final
 class Principal:
-    """An authenticated party. Immutable by convention; one object serves every connection of it.
+    """An authenticated party. One object serves every connection of a configured user; a reload alone changes it.
 
     ``name``    unique; what rules, counters and the directory's bindings speak of
     ``groups``  names that rules may speak of instead

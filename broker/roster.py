@@ -81,6 +81,10 @@ class Roster:
                 self._arm_lease(agent)
             self.fade(agent)
 
+    def reserve(self, declared: Mapping[str, str]) -> None:
+        """The principal of each configured agent id, from now on. Who is in by an id already keeps it."""
+        self._declared = declared
+
     def save(self, entry: Agent) -> None:
         """What must outlive the process of it has changed."""
         agent_rows.save(self._log, entry)

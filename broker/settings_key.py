@@ -37,6 +37,7 @@ class About:
     ``check``    answers a sentence about what is wrong with a value, or None; it sees values of the right type only
     ``secret``   never shown by the administration, in an error or in a repr
     ``example``  for a field that has no default
+    ``live``     a running mesh takes a new value over; of an array of tables: whatever changes in it
     """
 
     unit: str = ""
@@ -48,6 +49,7 @@ class About:
     check: Callable[[object], str | None] | None = None
     secret: bool = False
     example: object = None
+    live: bool = False
 
 
 def key(
@@ -61,9 +63,10 @@ def key(
     choices: tuple[str, ...] = (),
     check: Callable[[object], str | None] | None = None,
     secret: bool = False,
+    live: bool = False,
 ) -> T:
     """A dataclass field with a default and what ``About`` says of it."""
-    about = About(unit, why, peers, low, high, choices, check, secret)
+    about = About(unit, why, peers, low, high, choices, check, secret, live=live)
     return field(default=default, metadata={ABOUT: about}, repr=not secret)
 
 

@@ -115,7 +115,8 @@ def serve(
     """Start a mesh. Without any option it listens on this machine only and keeps its data in ./dragoman-data.
 
     Port 0 takes any free port; the lines it prints, and the ready file, say which. Flags win over the
-    configuration file. SIGTERM or Ctrl-C ends it gracefully, a second one at once.
+    configuration file. SIGTERM or Ctrl-C ends it gracefully, a second one at once. SIGHUP reads the file
+    of --config and those of TLS again: what can change does, what needs a restart is said in the log.
     """
     from dragoman.config import Flag
 

@@ -39,6 +39,13 @@ FILE_BYTES_MAX: Final = 16 << 20
 _DATA: Final = "./dragoman-data"
 
 
+class Source(NamedTuple):
+    """What a configuration was read from, to read it again."""
+
+    file: Path | None
+    flags: tuple[Flag, ...]
+
+
 class ConfigError(Exception):
     """A configuration that cannot be used, with everything that is wrong in it."""
 
@@ -53,7 +60,10 @@ def _data_problem(value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that can be set. ``origins``: dotted key → "default", "file:line" or the flag that set it."""
+    """Everything that can be set. ``origins``: dotted key → "default", "file:line" or the flag that set it.
+
+    ``source``: what ``load`` has read; None if it was made otherwise.
+    """
 
     data: str = key(
         _DATA,
@@ -85,6 +95,7 @@ class Config:
     mcp: McpSettings = dataclasses.field(default_factory=McpSettings)
     a2a: A2aSettings = dataclasses.field(default_factory=A2aSettings)
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    source: Source | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """``data`` decides where the log lives."""
@@ -138,7 +149,7 @@ def load(file: Path | None = None, flags: tuple[Flag, ...] = ()) -> Config:
     _check_tls(reader, config)
     if reader.faults:
         raise ConfigError(sorted(reader.faults, key=_line))
-    return dataclasses.replace(config, origins=reader.origins)
+    return dataclasses.replace(config, origins=reader.origins, source=Source(file, flags))
 
 
 def _check_listeners(reader: Reader, mqtt: MqttSettings, listen: ListenSettings, tls: TlsSettings) -> None:

@@ -19,6 +19,8 @@ _HEAD: Final = """\
 # Every key of Dragoman's configuration, at its default, with its unit, the values allowed and the reason.
 # Nothing here has to be set: copy the lines you want to change. `dragoman check FILE` explains every mistake
 # in a file at once; `/v1/admin/config` tells which value is in force and where it came from.
+# What is marked "live" a running mesh takes over on SIGHUP or POST /v1/admin/reload, together with whatever is in
+# the files of TLS; the rest waits for its next start, and the mesh says so.
 # This file is written by `dragoman check --full`; a test keeps it true.
 """
 
@@ -51,7 +53,7 @@ def _table(kind: type, path: str) -> Iterator[str]:
 
 def _array(entry: Entry, kind: type, path: str) -> Iterator[str]:
     """An array of tables has no default to show, so one row of it stands here as an example, commented out."""
-    yield from _comment(f"{_sentence(entry.about.why)} {_first_line(kind)}", "# ")
+    yield from _comment(f"{'[live] ' * entry.about.live}{_sentence(entry.about.why)} {_first_line(kind)}", "# ")
     yield f"# [[{path}]]"
     for inner in entries(kind):
         yield from _comment(_about(inner), "#   # ")
@@ -69,7 +71,7 @@ def _example(entry: Entry) -> str:
 
 def _about(entry: Entry) -> str:
     about = entry.about
-    facts = "; ".join(fact for fact in (_unit(about, entry.default), _allowed(about)) if fact)
+    facts = "; ".join(fact for fact in (_unit(about, entry.default), _allowed(about), "live" * about.live) if fact)
     others = f" Elsewhere: {about.peers.rstrip('.')}." if about.peers else ""
     return f"{f'[{facts}] ' if facts else ''}{_sentence(about.why)}{others}"
 

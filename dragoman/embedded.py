@@ -7,11 +7,15 @@ slow client: the broker keeps its place, not its messages.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Self, final
 
 from dragoman.broker.principal import EMBEDDED
+from dragoman.broker.subscription import Place, Start
+from dragoman.routing.cards import Skill
+from dragoman.routing.message import Envelope, Message
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
@@ -21,8 +25,6 @@ if TYPE_CHECKING:
     from dragoman.broker.offers import Asked
     from dragoman.broker.principal import Principal
     from dragoman.broker.subscription import Feed
-    from dragoman.routing.cards import Skill
-    from dragoman.routing.message import Message
 
 WINDOW: Final = 256
 """Messages a subscription holds for its reader; beyond it the broker keeps the place."""
@@ -216,3 +218,88 @@ class Serving(EmbeddedSession):
             task.cancel()
         self.broker.directory.depart(self, clean=True, keeps=False)
         self.broker.detach(self)
+
+
+class Face(ABC):
+    """What the program that embeds a mesh says and hears."""
+
+    def __init__(self) -> None:
+        self._session: EmbeddedSession | None = None
+
+    @property
+    @abstractmethod
+    def broker(self) -> Broker:
+        """The broker of a started mesh."""
+
+    async def publish(
+        self,
+        name: str,
+        payload: bytes | None,
+        *,
+        durable: bool = True,
+        retain: bool = False,
+        envelope: Envelope | None = None,
+        dedupe: str | None = None,
+    ) -> Message:
+        """Says something in a channel; the message, with its number and offset, when it is safe. Raises RefusedError.
+
+        ``durable``: at least once, so a channel that logs answers after its commit; False: at most once.
+        """
+        session = self._own()
+        message = Message(name, payload, int(durable), "", retain, envelope)
+        answer = self.broker.publish(session, message, None if dedupe is None else ("embedded", dedupe))
+        if isinstance(answer, Refusal):
+            raise RefusedError(answer)
+        await session.safe(answer)
+        return message
+
+    def subscribe(self, filter_: str, *, agent: str = "", start: Start | Place = Start.NEW) -> Reading:
+        """Reads what matches: ``async with mesh.subscribe("a/#") as reading: async for message in reading``.
+
+        With an ``agent`` id an exact subscription makes that agent a member. Raises RefusedError.
+        """
+        reading = Reading(self.broker, agent)
+        subscription = self.broker.subscribe(reading, filter_, wish=1, start=start)
+        if isinstance(subscription, Refusal):
+            reading.end()
+            raise RefusedError(subscription)
+        return reading
+
+    async def call(
+        self,
+        skill: str,
+        arguments: bytes,
+        *,
+        agent: str | None = None,
+        deadline_ms: int | None = None,
+        on_part: Callable[[bytes], None] | None = None,
+    ) -> bytes:
+        """Asks an agent, or whoever serves the skill best, and waits for the one answer. Raises RefusedError.
+
+        Cancelling the task that waits cancels the call.
+        """
+        caller = Answering(self._own(), on_part)
+        call = self.broker.calls.start(caller, agent=agent, skill=skill, arguments=arguments, deadline_ms=deadline_ms)
+        if isinstance(call, Refusal):
+            raise RefusedError(call)
+        try:
+            outcome = await caller.outcome
+        except asyncio.CancelledError:
+            self.broker.calls.cancel(caller.session, call.id)
+            raise
+        if outcome.refusal is not None:
+            raise RefusedError(outcome.refusal)
+        assert outcome.payload is not None, "an outcome is an answer or a refusal"
+        return outcome.payload
+
+    def serve(self, skill: Skill | str, answer: Serve, *, agent: str) -> Serving:
+        """Offers a skill as ``agent``: ``answer(arguments)`` is awaited for each call, several at once.
+
+        Ends with ``end()`` or with the mesh. Raises RefusedError.
+        """
+        return Serving(self.broker, agent, skill if isinstance(skill, Skill) else Skill(skill), answer)
+
+    def _own(self) -> EmbeddedSession:
+        if self._session is None:
+            self._session = EmbeddedSession(self.broker)
+        return self._session

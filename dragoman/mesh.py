@@ -26,11 +26,11 @@ from dragoman.broker.log.contract import LogError
 from dragoman.broker.log.memory import MemoryLog
 from dragoman.broker.log.stored import KIND_KAFKA
 from dragoman.broker.metrics import Metrics
-from dragoman.broker.subscription import Place, Start
-from dragoman.config import Config, in_force
-from dragoman.embedded import Answering, EmbeddedSession, Reading, Serve, Serving
-from dragoman.routing.cards import Skill
-from dragoman.routing.message import Bundle, Envelope, Message
+from dragoman.config import Config, ConfigError, advice, in_force, load
+from dragoman.config_reader import Fault
+from dragoman.embedded import Face
+from dragoman.reload import Reloaded, merge
+from dragoman.routing.message import Bundle, Message
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _open_kafka(bundle: Bundle) -> Sequence[Message]:
 
 
 @final
-class Mesh:
+class Mesh(Face):
     """A running mesh. Nothing is global, so several may live in one process.
 
     ``async with Mesh(config) as mesh:`` or ``start`` and ``stop``, once each. Raises
@@ -81,6 +81,7 @@ class Mesh:
     """
 
     def __init__(self, config: Config | None = None) -> None:
+        super().__init__()
         self.config = config or Config()
         self.addresses: dict[str, str] = {}
         self._listeners: list[Listener] = []
@@ -90,8 +91,8 @@ class Mesh:
         self._disk: DiskLog | None = None
         self._mqtt_realm: Realm | None = None
         self._desk: Desk | None = None
-        self._session: EmbeddedSession | None = None
         self._links_report: Callable[[], list[dict[str, object]]] = list
+        self._reloading = asyncio.Lock()
 
     @property
     def broker(self) -> Broker:
@@ -116,7 +117,6 @@ class Mesh:
         loop = asyncio.get_running_loop()
         metrics = Metrics()
         clock = SystemClock()
-        declared = {agent: user.name for user in config.login.users for agent in user.agents}
         try:
             bound = self._bind()
             self._broker = Broker(
@@ -128,7 +128,7 @@ class Mesh:
                 gate=Gate(config.gate),
                 loop=loop,
                 metrics=metrics,
-                declared=declared,
+                declared=_declared(config),
             )
             self._broker.core.bundles.add(KIND_KAFKA, _open_kafka)
             self._authenticator = Authenticator(config.login, loop, metrics, self._broker.bans)
@@ -163,80 +163,49 @@ class Mesh:
         if broker is not None:
             await broker.stop()
 
-    # -- the program's own part ----------------------------------------------------------------------
+    # -- changing while it runs ----------------------------------------------------------------------
 
-    async def publish(
-        self,
-        name: str,
-        payload: bytes | None,
-        *,
-        durable: bool = True,
-        retain: bool = False,
-        envelope: Envelope | None = None,
-        dedupe: str | None = None,
-    ) -> Message:
-        """Says something in a channel; the message, with its number and offset, when it is safe. Raises RefusedError.
+    async def reload(self, config: Config | None = None) -> Reloaded:
+        """Takes over what can change while it runs, from ``config`` or from what it was started with, read again.
 
-        ``durable``: at least once, so a channel that logs answers after its commit; False: at most once.
+        All of it or nothing: raises ConfigError with everything that is wrong. Either way the log has it.
         """
-        session = self._own()
-        message = Message(name, payload, int(durable), "", retain, envelope)
-        answer = self.broker.publish(session, message, None if dedupe is None else ("embedded", dedupe))
-        if isinstance(answer, Refusal):
-            raise RefusedError(answer)
-        await session.safe(answer)
-        return message
+        async with self._reloading:
+            try:
+                merged = merge(self.config, config or await self._read_again())
+            except ConfigError as error:
+                faults = "; ".join(map(str, error.faults))
+                logger.error("the configuration was not reloaded, nothing has changed: %s", faults)  # noqa: TRY400 - no fault of ours
+                raise
+            if self._broker is None:
+                raise RefusedError(Refusal(Reason.SHUTTING_DOWN, "the mesh is stopping"))
+            noted = advice(self.config)
+            done = Reloaded(merged.changed, merged.restart, self._take_over(merged.config))
+            logger.warning("the configuration was reloaded: %s", done)
+            for sentence in advice(merged.config):
+                if sentence not in noted:
+                    logger.warning("note: %s", sentence)
+            return done
 
-    def subscribe(self, filter_: str, *, agent: str = "", start: Start | Place = Start.NEW) -> Reading:
-        """Reads what matches: ``async with mesh.subscribe("a/#") as reading: async for message in reading``.
+    async def _read_again(self) -> Config:
+        source = self.config.source
+        if source is None:
+            raise ConfigError([Fault("", "", "this mesh was not started from a file that could be read again")])
+        return await asyncio.to_thread(load, source.file, source.flags)
 
-        With an ``agent`` id an exact subscription makes that agent a member. Raises RefusedError.
-        """
-        reading = Reading(self.broker, agent)
-        subscription = self.broker.subscribe(reading, filter_, wish=1, start=start)
-        if isinstance(subscription, Refusal):
-            reading.end()
-            raise RefusedError(subscription)
-        return reading
-
-    async def call(
-        self,
-        skill: str,
-        arguments: bytes,
-        *,
-        agent: str | None = None,
-        deadline_ms: int | None = None,
-        on_part: Callable[[bytes], None] | None = None,
-    ) -> bytes:
-        """Asks an agent, or whoever serves the skill best, and waits for the one answer. Raises RefusedError.
-
-        Cancelling the task that waits cancels the call.
-        """
-        caller = Answering(self._own(), on_part)
-        call = self.broker.calls.start(caller, agent=agent, skill=skill, arguments=arguments, deadline_ms=deadline_ms)
-        if isinstance(call, Refusal):
-            raise RefusedError(call)
-        try:
-            outcome = await caller.outcome
-        except asyncio.CancelledError:
-            self.broker.calls.cancel(caller.session, call.id)
-            raise
-        if outcome.refusal is not None:
-            raise RefusedError(outcome.refusal)
-        assert outcome.payload is not None, "an outcome is an answer or a refusal"
-        return outcome.payload
-
-    def serve(self, skill: Skill | str, answer: Serve, *, agent: str) -> Serving:
-        """Offers a skill as ``agent``: ``answer(arguments)`` is awaited for each call, several at once.
-
-        Ends with ``end()`` or with the mesh. Raises RefusedError.
-        """
-        return Serving(self.broker, agent, skill if isinstance(skill, Skill) else Skill(skill), answer)
-
-    def _own(self) -> EmbeddedSession:
-        if self._session is None:
-            self._session = EmbeddedSession(self.broker)
-        return self._session
+    def _take_over(self, config: Config) -> int:
+        """How many sessions have ended by it."""
+        broker, authenticator = self.broker, self._authenticator
+        assert authenticator is not None
+        running, self.config = self.config, config
+        if config.login == running.login and config.gate == running.gate:
+            return 0
+        lost = authenticator.replace(config.login) if config.login != running.login else frozenset[str]()
+        broker.directory.reserve(_declared(config))
+        # After the users: rules and rates speak of their groups.
+        broker.gate.replace(config.gate)
+        broker.core.changed()
+        return broker.turn_out(lost, Refusal(Reason.DISCONNECTED, "the configuration has changed: log in anew"))
 
     # -- parts -----------------------------------------------------------------------------------------
 
@@ -263,6 +232,12 @@ class Mesh:
                 raise RefusedError(Refusal(Reason.CONFLICT, str(error))) from None
 
         return copy
+
+    async def _reload_asked(self) -> dict[str, object]:
+        try:
+            return (await self.reload())._asdict()
+        except ConfigError as error:
+            raise RefusedError(Refusal(Reason.CONFLICT, "; ".join(map(str, error.faults)))) from None
 
     # -- listeners -----------------------------------------------------------------------------------
 
@@ -318,13 +293,13 @@ class Mesh:
         assert self._authenticator is not None
         config = self.config
         app = application(self._authenticator, config.http.web)
-        shown = [Setting(setting.key, setting.value, setting.origin) for setting in in_force(config)]
         surface = Surface(
             self.broker,
             config.http,
-            config=lambda: shown,
+            config=lambda: [Setting(*setting[:3]) for setting in in_force(self.config)],
             version=__version__,
             backup=self._backup(),
+            reload=self._reload_asked,
             links=self._links_report,
         )
         add_http(app, surface)
@@ -396,3 +371,8 @@ class Mesh:
             for name in ("kafka", "kafkas")
             if name in bound
         ]
+
+
+def _declared(config: Config) -> dict[str, str]:
+    """The principal of each agent id that is reserved."""
+    return {agent: user.name for user in config.login.users for agent in user.agents}

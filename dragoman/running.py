@@ -7,6 +7,7 @@ collector, the limit on open files. An embedder keeps its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -23,7 +24,7 @@ import uvloop
 from dragoman import __version__
 from dragoman.broker.log.contract import LogError
 from dragoman.build import form
-from dragoman.config import Config, advice
+from dragoman.config import Config, ConfigError, advice
 from dragoman.mesh import CannotStartError, Mesh
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def run(config: Config, ready_file: Path | None, say: Say) -> int:
 
 async def _serve(config: Config, ready_file: Path | None, say: Say) -> int:
     ended = _Signals(asyncio.get_running_loop(), say)
+    if config.source is not None and config.source.file is not None:
+        ended.hear_of_reloads()
     say(f"dragoman {__version__}, {form()}")
     mesh = Mesh(config)
     started = time.monotonic()
@@ -67,7 +70,9 @@ async def _serve(config: Config, ready_file: Path | None, say: Say) -> int:
         # Last: whoever waits for this file may go on at once, and reads all that was said before.
         if ready_file is not None:
             _write_whole(ready_file, json.dumps({"pid": os.getpid(), **mesh.addresses}))
+        reloading = asyncio.create_task(_reload(mesh, ended.reload))
         code = await ended.wait()
+        reloading.cancel()
         say("stopping: no new connections, everyone is told, everything is flushed")
     finally:
         _remove(ready_file)
@@ -75,6 +80,16 @@ async def _serve(config: Config, ready_file: Path | None, say: Say) -> int:
         ended.over()
     say("stopped")
     return code
+
+
+async def _reload(mesh: Mesh, wanted: asyncio.Event) -> None:
+    """Each time it is wanted; also what came while the mesh was starting, or while it was reloading."""
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        # The mesh has said in its log what is wrong, and goes on as it was.
+        with contextlib.suppress(ConfigError):
+            await mesh.reload()
 
 
 class _Signals:
@@ -92,6 +107,13 @@ class _Signals:
         self._over = False
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on, number)
+        #: set by each SIGHUP, if that means to reload
+        self.reload = asyncio.Event()
+        self._loop = loop
+
+    def hear_of_reloads(self) -> None:
+        """There is a file to read again: SIGHUP no longer means that a terminal was closed."""
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload.set)
 
     def over(self) -> None:
         """Everything is stopped: there is nothing left to hurry."""

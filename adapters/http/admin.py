@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from hashlib import blake2b
 from itertools import islice
@@ -31,6 +32,8 @@ from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
     from dragoman.broker.session import Session
+
+logger: Final = logging.getLogger("dragoman.admin")
 
 LIST_MAX: Final = 1_000
 Route = Callable[[Exchange], Awaitable[web.StreamResponse]]
@@ -147,6 +150,17 @@ class LinksDocument(Document):
     """Every configured link."""
 
     links: list[LinkDocument]
+
+
+class ReloadDocument(Document):
+    """What a reload did, by keys: ``changed`` are in force now, ``restart`` will be after a restart only.
+
+    ``ended``: sessions that were ended, since the login they came by is no more.
+    """
+
+    changed: list[str]
+    restart: list[str]
+    ended: int
 
 
 class BackupRequest(Request):
@@ -284,6 +298,14 @@ async def _backup(exchange: Exchange) -> web.StreamResponse:
     return nothing()
 
 
+async def _reload(exchange: Exchange) -> web.StreamResponse:
+    reload = exchange.surface.reload
+    if reload is None:
+        raise RefusedError(Refusal(Reason.UNSUPPORTED, "this mesh has no configuration that could be read again"))
+    logger.warning("administration: reload", extra={"by": exchange.principal.name})
+    return respond(msgspec.convert(await reload(), ReloadDocument))
+
+
 LIMIT: Final = Parameter("limit", "the most in the answer", "integer", low=1, high=100_000)
 
 
@@ -328,6 +350,16 @@ def _definitions() -> Iterator[Definition]:
         replies=(Reply(204, "It is complete"),),
         body=BackupRequest,
         problems=(409, 501, 507),
+    )
+    yield Definition(
+        "POST",
+        "/v1/admin/reload",
+        "reload",
+        "admin",
+        "Read the configuration and the files of TLS again, and take over what can change while the mesh runs",
+        only_admin(_reload),
+        replies=(Reply(200, "What changed, and what needs a restart", ReloadDocument),),
+        problems=(409, 501),
     )
 
 

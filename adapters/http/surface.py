@@ -35,11 +35,26 @@ LinksReport = Callable[[], list[dict[str, object]]]
 """How each link to an outside stands, as JSON shows it."""
 
 
+Reload = Callable[[], Awaitable[dict[str, object]]]
+"""Takes a changed configuration over; what that did. Raises RefusedError where it is wrong."""
+
+
 @final
 class Surface:
     """One HTTP face of one mesh. ``base_url`` is set by the listener once it knows where it is."""
 
-    __slots__ = ("_held", "_streams", "backup", "base_url", "broker", "config", "links", "settings", "version")
+    __slots__ = (
+        "_held",
+        "_streams",
+        "backup",
+        "base_url",
+        "broker",
+        "config",
+        "links",
+        "reload",
+        "settings",
+        "version",
+    )
 
     def __init__(
         self,
@@ -50,11 +65,13 @@ class Surface:
         version: str,
         backup: Backup | None = None,
         links: LinksReport = list,
+        reload: Reload | None = None,
     ) -> None:
-        """``backup``: None where there is nothing on disk."""
+        """``backup``: None where there is nothing on disk. ``reload``: None where there is nothing to read again."""
         self.broker = broker
         self.backup = backup
         self.links = links
+        self.reload = reload
         self.settings = settings
         self.config = config
         self.version = version

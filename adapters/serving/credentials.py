@@ -184,6 +184,7 @@ class Authenticator:
         self._waiting: dict[bytes, list[tuple[Credentials, Then]]] = {}
         self._waiting_count = 0
         self._closed = False
+        self._users: dict[str, _User] = {}
         self._install(settings)
 
     def check(self, credentials: Credentials, then: Then) -> None:
@@ -230,17 +231,20 @@ class Authenticator:
             return _no("nobody acts for somebody else here: no authorization id")
         return outcome
 
-    def replace(self, settings: LoginSettings) -> None:
+    def replace(self, settings: LoginSettings) -> frozenset[str]:
         """Takes new users. Forgets every remembered outcome; checks under way are made again with the new ones.
 
-        Who is in stays in; the number of threads stays as it was.
+        A user who stays keeps its ``Principal``, which changes. The number of threads stays as it was. Answers the
+        principals whose sessions came in by what no longer holds; ending them is the caller's part.
         """
+        lost = _lost(self._settings, settings)
         self._install(settings)
         stale = [entry for entries in self._waiting.values() for entry in entries]
         self._waiting.clear()
         self._waiting_count = 0
         for credentials, then in stale:
             self.check(credentials, then)
+        return lost
 
     def close(self) -> None:
         """Refuses whoever still waits. Does not wait for a hash that is being computed."""
@@ -254,7 +258,13 @@ class Authenticator:
 
     def _install(self, settings: LoginSettings) -> None:
         self._settings = settings
-        self._users = {user.name: _user(user) for user in settings.users}
+        before, self._users = self._users, {}
+        for user in settings.users:
+            known = before.pop(user.name, None)
+            self._users[user.name] = _user(user, known.principal if known is not None else Principal(user.name))
+        for gone in before.values():
+            # What it left to be said, such as a will, is still its own; it is nobody's administrator any more.
+            gone.principal.admin = False
         self._by_digest = {digest: user for user in self._users.values() for digest in user.digests}
         self._by_certificate = {name: self._users[user.name] for user in settings.users for name in user.certificates}
         #: the SASL mechanisms by which some user can log in, besides the plain password
@@ -383,8 +393,35 @@ def _no(why: str) -> Refusal:
     return Refusal(Reason.NOT_AUTHENTICATED, why)
 
 
-def _user(settings: UserSettings) -> _User:
-    principal = Principal(settings.name, frozenset(settings.groups), frozenset(settings.agents), admin=settings.admin)
+_STRICT: Final = ("always", "loopback", "never")
+
+
+def _lost(old: LoginSettings, new: LoginSettings) -> frozenset[str]:
+    """The principals some of whose sessions came in by what no longer holds.
+
+    Not told apart: the sessions of a user who logs in by several things, of which one was taken away.
+    """
+    before = {user.name: user for user in old.users}
+    now = {user.name: user for user in new.users}
+    lost = {name for name, user in before.items() if name not in now or _proofs(user) - _proofs(now[name])}
+    for name, user in now.items():
+        # Until now its name, or what its certificates say, may have been somebody's whose certificate nobody had listed.
+        known = _proofs(before[name]) if name in before else set[str]()
+        lost.update(text.partition(":")[2] for text in user.certificates if text not in known)
+        if name not in before:
+            lost.add(name)
+    if (new.users and not old.users) or _STRICT.index(new.anonymous) > _STRICT.index(old.anonymous):
+        lost.add(ANONYMOUS.name)
+    return frozenset(lost)
+
+
+def _proofs(user: UserSettings) -> set[str]:
+    return {user.password, user.scram, *user.tokens, *user.certificates} - {""}
+
+
+def _user(settings: UserSettings, principal: Principal) -> _User:
+    principal.groups, principal.agents = frozenset(settings.groups), frozenset(settings.agents)
+    principal.admin = settings.admin
     password = parse_password(settings.password) if settings.password else None
     assert password is not None or not settings.password, "the configuration was checked"
     scram = parse_verifier(settings.scram) if settings.scram else None

@@ -237,13 +237,18 @@ class LoginSettings:
         choices=("loopback", "always", "never"),
         why="who needs no credentials; a proxy on this machine makes everybody look local: then choose never",
         peers="mosquitto 2: loopback until configured; EMQX: always",
+        live=True,
     )
     hash_threads: int = key(2, unit="threads", low=1, high=64, why="a password takes about 30 ms and 16 MiB to check")
-    waiting_max: int = key(256, unit="logins", low=1, why="waiting for a check; more are told to come back")
+    waiting_max: int = key(256, unit="logins", low=1, why="waiting for a check; more are told to come back", live=True)
     remembered_max: int = key(
-        10_000, unit="passwords", low=1, why="checked ones, as keyed digests, so that reconnecting costs nothing"
+        10_000,
+        unit="passwords",
+        low=1,
+        why="checked ones, as keyed digests, so that reconnecting costs nothing",
+        live=True,
     )
-    users: tuple[UserSettings, ...] = key((), why="who can log in", check=_users_problem)
+    users: tuple[UserSettings, ...] = key((), why="who can log in", check=_users_problem, live=True)
 
 
 @dataclass(frozen=True, slots=True)

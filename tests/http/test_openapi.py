@@ -122,7 +122,11 @@ async def _rest(mesh: HttpMesh) -> None:
     async def backup(target: str) -> None:
         assert target
 
+    async def reload() -> dict[str, object]:
+        return {"changed": ["login.users"], "restart": [], "ended": 0}
+
     mesh.surface.backup = backup
+    mesh.surface.reload = reload
     idle = LinkSettings("l", "mqtt", "mqtt://there", push=(RouteSettings("a/#"),))
     mesh.surface.links = Links(mesh.broker, (idle,)).report
     for path in (
@@ -145,6 +149,7 @@ async def _rest(mesh: HttpMesh) -> None:
         status, answer, _ = await mesh.ask("GET", f"/v1/admin/{path}", token="root")
         assert status == 200, (path, answer)
     await mesh.ask("POST", "/v1/admin/backup", token="root", json={"target": "x"})
+    await mesh.ask("POST", "/v1/admin/reload", token="root")
     async with mesh.events("/v1/channels/c"):
         _, answer, _ = await mesh.ask("GET", "/v1/admin/connections", token="root")
         one = answer["connections"][0]["id"]

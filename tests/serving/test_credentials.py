@@ -3,6 +3,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -326,3 +327,56 @@ def test_closing_refuses_those_who_wait_and_those_who_come(
     it.authenticator.close()
     it.ask(token=TOKEN)
     assert [answer.reason for answer in it.answers if isinstance(answer, Refusal)] == [Reason.SHUTTING_DOWN] * 2
+
+
+OTHER = "sha256$" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lost"),
+    [
+        ((ANN, BOB), (ANN, BOB), set()),
+        ((ANN, BOB), (ANN,), {"bob"}),
+        ((ANN,), (ANN, BOB), {"bob"}),  # until now, somebody whose certificate says so
+        ((ANN,), (replace(ANN, groups=(), agents=(), admin=False),), set()),
+        ((ANN,), (replace(ANN, tokens=(*ANN.tokens, OTHER)),), set()),
+        ((ANN,), (replace(ANN, tokens=(OTHER,)),), {"ann"}),
+        ((ANN,), (replace(ANN, password=HASH[:-4] + "AAA="),), {"ann"}),
+        ((ANN,), (replace(ANN, certificates=("cn:dev1", "dns:d.example")),), {"dev1", "d.example"}),
+        ((replace(ANN, certificates=("cn:dev1",)),), (ANN,), {"ann"}),
+    ],
+)
+def test_who_came_in_by_what_no_longer_holds(
+    desk: Callable[..., Desk], before: tuple[UserSettings, ...], after: tuple[UserSettings, ...], lost: set[str]
+) -> None:
+    assert desk(*before).authenticator.replace(LoginSettings(users=after)) == lost
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lost"),
+    [
+        (LoginSettings(), LoginSettings(users=(BOB,)), {"bob", "anonymous"}),
+        (LoginSettings("always", users=(BOB,)), LoginSettings("loopback", users=(BOB,)), {"anonymous"}),
+        (LoginSettings("loopback", users=(BOB,)), LoginSettings("never", users=(BOB,)), {"anonymous"}),
+        (LoginSettings("never", users=(BOB,)), LoginSettings("always", users=(BOB,)), set()),
+        (LoginSettings(users=(BOB,)), LoginSettings(), {"bob"}),
+    ],
+)
+def test_strangers_are_asked_again_when_it_has_become_stricter(
+    before: LoginSettings, after: LoginSettings, lost: set[str]
+) -> None:
+    authenticator = Authenticator(before, HandLoop(), Metrics())
+    assert authenticator.replace(after) == lost
+    authenticator.close()
+
+
+def test_a_user_who_stays_is_the_same_principal_with_what_is_configured_now(desk: Callable[..., Desk]) -> None:
+    it = desk(ANN, BOB)
+    ann, bob = it.authenticator.named("ann"), it.authenticator.named("bob")
+    assert ann is not None
+    assert bob is not None
+    it.authenticator.replace(LoginSettings(users=(replace(ANN, groups=("new",), agents=(), admin=False),)))
+    assert it.authenticator.named("ann") is ann
+    assert (ann.groups, ann.agents, ann.admin) == (frozenset({"new"}), frozenset(), False)
+    assert it.authenticator.named("bob") is None
+    assert not bob.admin

@@ -1,0 +1,232 @@
+"""A configuration that is changed while its mesh runs: what real clients see of it, and what the operator is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from dragoman.adapters.serving.credentials import hash_password, token_digest
+from tests.cli.raw_mqtt import RawMqtt
+from tests.clients.mesh import MeshProcess
+
+MeshStarter = Callable[..., MeshProcess]
+
+WAIT_S = 20.0
+
+pytestmark = pytest.mark.slow
+
+
+def user(name: str, *, token: str = "", **more: object) -> str:
+    """A user whose token, which is also its MQTT password, is its name and an exclamation mark."""
+    rows = {"name": name, "tokens": [token_digest(token or f"{name}!")], **more}
+    return "[[login.users]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in rows.items())
+
+
+def rule(effect: str, who: str, actions: str, *filters: str) -> str:
+    return (
+        f'[[gate.rules]]\neffect = "{effect}"\nwho = ["{who}"]\nactions = ["{actions}"]\n'
+        f"filters = {json.dumps(filters)}\n"
+    )
+
+
+OPS = user("ops", admin=True)
+
+
+class Operator:
+    """Somebody who edits a mesh's file."""
+
+    def __init__(self, mesh: MeshProcess) -> None:
+        self.mesh = mesh
+
+    def write(self, config: str) -> None:
+        self.mesh.config.write_text(config, "utf-8")
+
+    def hup(self, config: str) -> str:
+        """Writes the file and sends the signal; the line by which the mesh answers."""
+        self.write(config)
+        known = len(self.lines())
+        os.kill(self.mesh.pid, signal.SIGHUP)
+        return self.mesh.child.until(lambda: self.lines()[known:] or None, "line about the reload")[0]
+
+    def lines(self) -> list[str]:
+        return re.findall(r"^.* the configuration was .*\n", self.mesh.stderr, re.MULTILINE)
+
+    def post(self, path: str = "reload", token: str = "ops!") -> tuple[int, dict[str, Any]]:
+        """Asks an admin endpoint; the status and the document."""
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{self.mesh.url}/v1/admin/{path}", method="POST", headers=headers)
+        return _answer(request)
+
+    def get(self, path: str, token: str = "ops!") -> tuple[int, dict[str, Any]]:
+        return _answer(urllib.request.Request(f"{self.mesh.url}{path}", headers={"Authorization": f"Bearer {token}"}))
+
+    def value(self, key: str) -> tuple[object, str]:
+        """What ``/v1/admin/config`` says of a key: the value in force and where it came from."""
+        settings = self.get("/v1/admin/config")[1]["settings"]
+        (found,) = [setting for setting in settings if setting["key"] == key]
+        return found["value"], found["origin"]
+
+
+def _answer(request: urllib.request.Request) -> tuple[int, dict[str, Any]]:
+    try:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+class Client:
+    """A paho client that is connected and subscribed, for as long as its ``with`` block lasts."""
+
+    def __init__(self, mesh: MeshProcess, name: str, password: str = "", filters: str = "#") -> None:
+        self.heard: queue.Queue[str] = queue.Queue()
+        self.ended: queue.Queue[int] = queue.Queue()
+        self.answers: queue.Queue[int] = queue.Queue()
+        self._paho = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
+        self._paho.username_pw_set(name, password or f"{name}!")
+        self._paho.on_connect = lambda _, __, ___, code, ____: self.answers.put(int(code.value))
+        self._paho.on_subscribe = lambda *_: self.answers.put(0)
+        self._paho.on_message = lambda _, __, message: self.heard.put(f"{message.topic} {message.payload.decode()}")
+        self._paho.on_disconnect = lambda _, __, ___, code, ____: self._over(int(code.value))
+        self._paho.connect(*mesh.address("mqtt"))
+        self._paho.loop_start()
+        self.code = self.answers.get(timeout=WAIT_S)
+        if not self.code:
+            self._paho.subscribe(filters, qos=1)
+            self.answers.get(timeout=WAIT_S)
+
+    def _over(self, code: int) -> None:
+        self.ended.put(code)
+        self._paho.disconnect()  # or it would come again
+
+    def say(self, topic: str, payload: str) -> None:
+        """Publishes and waits until that is acknowledged."""
+        self._paho.publish(topic, payload, qos=1).wait_for_publish(WAIT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._paho.disconnect()
+        self._paho.loop_stop()
+
+
+@pytest.fixture
+def operator(mesh_process: MeshStarter) -> Callable[[str], Operator]:
+    return lambda config: Operator(mesh_process(config, memory=True))
+
+
+def test_users_come_and_go(operator: Callable[[str], Operator]) -> None:
+    old, new = hash_password(b"old"), hash_password(b"new")
+    plant = operator(OPS + user("ann") + user("bob") + user("eve", password=old))
+    with (
+        Client(plant.mesh, "ann") as ann,
+        Client(plant.mesh, "bob") as bob,
+        Client(plant.mesh, "eve", "old") as eve,
+    ):
+        said = plant.hup(OPS + user("ann", groups=["team"]) + user("carol") + user("eve", password=new))
+        assert said.endswith(
+            " the configuration was reloaded: changed: login.users; sessions ended, since their login is no more: 2\n"
+        )
+        # 0x98, administrative action: who is gone, and whose password is another now.
+        assert (bob.ended.get(timeout=WAIT_S), eve.ended.get(timeout=WAIT_S)) == (0x98, 0x98)
+        with Client(plant.mesh, "carol") as carol, Client(plant.mesh, "eve", "new") as again:
+            assert (carol.code, again.code) == (0, 0)
+            carol.say("greetings", "here I am")
+        assert ann.heard.get(timeout=WAIT_S) == "greetings here I am"
+        assert ann.ended.empty()
+    for name, password in (("bob", "bob!"), ("eve", "old")):
+        with Client(plant.mesh, name, password) as refused:
+            assert refused.code == 0x86
+    assert plant.get("/v1/agents", "carol!")[0] == 200
+    assert plant.get("/v1/agents", "bob!")[0] == 401
+
+
+def test_rules_and_groups_apply_to_who_is_connected(operator: Callable[[str], Operator]) -> None:
+    plant = operator(OPS + user("ann") + user("bob"))
+    with Client(plant.mesh, "ann") as ann, Client(plant.mesh, "bob") as bob:
+        bob.say("a/secret", "1")
+        assert ann.heard.get(timeout=WAIT_S) == "a/secret 1"
+        secret = rule("deny", "@outsiders", "read", "a/secret")
+        said = plant.hup(OPS + user("ann", groups=["outsiders"]) + user("bob") + secret)
+        assert said.endswith("changed: login.users, gate.rules\n"), said
+        bob.say("a/secret", "2")
+        bob.say("a/open", "3")
+        assert ann.heard.get(timeout=WAIT_S) == "a/open 3"
+        # The group alone goes: the rule says nothing of her any more.
+        plant.hup(OPS + user("ann") + user("bob") + secret)
+        bob.say("a/secret", "4")
+        assert ann.heard.get(timeout=WAIT_S) == "a/secret 4"
+        # And who may write: bob's way into the channel is open already.
+        plant.hup(OPS + user("ann") + user("bob") + rule("deny", "bob", "publish", "a/secret"))
+        bob.say("a/secret", "5")
+        bob.say("a/open", "6")
+        assert ann.heard.get(timeout=WAIT_S) == "a/open 6"
+        assert ann.ended.empty()
+        assert bob.ended.empty()
+
+
+def test_a_bad_file_changes_nothing_and_is_explained(operator: Callable[[str], Operator]) -> None:
+    good = OPS + user("ann")
+    plant = operator(good)
+    with Client(plant.mesh, "ann") as ann:
+        bad = OPS + '[[gate.rules]]\neffect = "maybe"\n[mqtt]\nreceive_mix = 3\n'
+        line = bad.split("\n").index('effect = "maybe"') + 1
+        said = plant.hup(bad)
+        assert f"was not reloaded, nothing has changed: {plant.mesh.config}:{line}: gate.rules[1].effect: " in said
+        assert f"{plant.mesh.config}:{line + 2}: mqtt.receive_mix: there is no such key; did you mean" in said
+        status, problem = plant.post()
+        assert (status, problem["type"]) == (409, "conflict")
+        assert f":{line}: gate.rules[1].effect: must be one of" in problem["detail"]
+        assert plant.value("gate.rules") == ([], "default")
+        ann.say("still", "here")
+        assert ann.heard.get(timeout=WAIT_S) == "still here"
+        plant.write(good)
+        assert plant.post() == (200, {"changed": [], "restart": [], "ended": 0})
+
+
+def test_what_needs_a_restart_is_named_and_the_rest_applied(operator: Callable[[str], Operator]) -> None:
+    plant = operator(OPS)
+    tables = 'grace_s = 3\n[listen]\nmqtt = "127.0.0.1:1"\n[broker]\nsessions_max = 7\n[gate]\nburst = 5\n'
+    plant.write(tables + OPS + user("ann"))
+    status, done = plant.post()
+    assert (status, done) == (
+        200,
+        {"changed": ["login.users", "gate.burst"], "restart": ["grace_s", "broker.sessions_max"], "ended": 0},
+    )
+    assert "; needs a restart: grace_s, broker.sessions_max\n" in plant.lines()[-1]
+    # Said of what is in force, not of what the file would like.
+    assert plant.value("grace_s") == (10.0, "default")
+    assert plant.value("gate.burst") == (5, f"{plant.mesh.config}:7")
+    # What the command line said still wins.
+    assert plant.value("listen.mqtt") == ("127.0.0.1:0", "--mqtt")
+    with Client(plant.mesh, "ann") as ann:
+        assert ann.code == 0
+    # It stays so until the restart, however often it is asked for.
+    assert plant.post()[1]["restart"] == ["grace_s", "broker.sessions_max"]
+    assert plant.post("reload", "ann!")[0] == 403
+
+
+def test_the_first_users_close_the_door_behind_strangers(operator: Callable[[str], Operator]) -> None:
+    """Whoever came while nobody had to log in was even the operator."""
+    plant = operator("# nothing yet\n")
+    with RawMqtt(plant.mesh.address("mqtt"), "stranger") as stranger:
+        plant.hup(OPS)
+        assert stranger.receive()[0] == 0xE0
+        assert stranger.receive() == (0, b"")
+    assert plant.post(token="wrong")[0] == 401
