@@ -405,7 +405,7 @@ def _lost(old: LoginSettings, new: LoginSettings) -> frozenset[str]:
     now = {user.name: user for user in new.users}
     lost = {name for name, user in before.items() if name not in now or _proofs(user) - _proofs(now[name])}
     for name, user in now.items():
-        # Until now its name, or what its certificates say, may have been somebody's whose certificate nobody had listed.
+        # Until now its name, or what its certificates say, may have been those of somebody nobody had listed.
         known = _proofs(before[name]) if name in before else set[str]()
         lost.update(text.partition(":")[2] for text in user.certificates if text not in known)
         if name not in before:
