@@ -250,13 +250,6 @@ class Broker:
             if name == ban.who:
                 session.close(ban.refusal())
 
-    def turn_out(self, principals: frozenset[str], refusal: Refusal) -> int:
-        """Ends the sessions of these principals, whose logins are no more; how many."""
-        found = [session for session in self._sessions if session.principal.name in principals]
-        for session in found:
-            session.close(refusal)
-        return len(found)
-
     def sessions(self) -> Iterable[Session]:
         """Everyone attached now."""
         return self._sessions.keys()

@@ -205,7 +205,10 @@ class Mesh(Face):
         # After the users: rules and rates speak of their groups.
         broker.gate.replace(config.gate)
         broker.core.changed()
-        return broker.turn_out(lost, Refusal(Reason.DISCONNECTED, "the configuration has changed: log in anew"))
+        ended = [session for session in broker.sessions() if session.principal.name in lost]
+        for session in ended:
+            session.close(Refusal(Reason.DISCONNECTED, "the configuration has changed: log in anew"))
+        return len(ended)
 
     # -- parts -----------------------------------------------------------------------------------------
 
