@@ -77,7 +77,7 @@ def _checked(asked: Asked, text: str) -> Asked | Refusal:
         return Refusal(Reason.FILTER_INVALID, f"a name or a filter is missing in {shown(text)}")
     if asked.filter is None:
         return asked
-    if asked.filter.startswith(("$share/", "$queue/", "$q/", "$stream/", "$s/")):
+    if asked.filter.startswith(("$share/", "$queue/", "$q/", "$stream/", "$s/", "$exclusive/")):
         return Refusal(Reason.FILTER_INVALID, f"{shown(text)} holds another such filter")
     return check_filter(asked.filter) or asked
 

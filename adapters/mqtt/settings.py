@@ -109,6 +109,11 @@ class MqttSettings:
     agents_from_username: bool = key(
         False, why="the agent is the client id; true = the user name (one agent, several connections)"
     )
+    exclusive_subscriptions: bool = key(
+        True,
+        why="$exclusive/{filter} is for one client at a time; concerns nobody else; false = 0x8F",
+        peers="EMQX false",
+    )
     denied_subscribe: str = key(
         "reveal",
         choices=("reveal", "conceal"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final, final
 
+from dragoman.adapters.mqtt.exclusive import Exclusives, is_exclusive
 from dragoman.adapters.mqtt.promises import PLACED, Flight, Promises
 from dragoman.adapters.mqtt.wills import Wills
 from dragoman.broker.backlog import Bounds
@@ -157,6 +158,7 @@ class Standings:
         self._settings = settings
         self.wills = Wills(broker, named, format_check=settings.payload_format_check)
         self.promises = Promises(broker)
+        self.exclusives = Exclusives()
         bounds = Bounds(
             settings.session_queue_messages_max,
             settings.session_queue_bytes_max,
@@ -320,7 +322,7 @@ class Standings:
         if self.by_client.get(standing.client_id) is standing:
             del self.by_client[standing.client_id]
             for filter_ in standing.filters:
-                self._count_filter(filter_, -1)
+                self._filter_gone(filter_)
         if standing.backlog is None:
             return Ticket(0)
         ticket = self._forget(standing)
@@ -352,14 +354,21 @@ class Standings:
         """The client subscribes so, now or anew. Not written: see ``save``."""
         if filter_ not in standing.filters:
             self._count_filter(filter_, 1)
+            if is_exclusive(filter_):
+                self.exclusives.held(standing, filter_)
         standing.filters[filter_] = row
 
     def drop_filter(self, standing: Standing, filter_: str) -> bool:
         """It does so no longer; False if it never did. Not written: see ``save``."""
         if standing.filters.pop(filter_, None) is None:
             return False
-        self._count_filter(filter_, -1)
+        self._filter_gone(filter_)
         return True
+
+    def _filter_gone(self, filter_: str) -> None:
+        self._count_filter(filter_, -1)
+        if is_exclusive(filter_):
+            self.exclusives.free(filter_)
 
     def _count_filter(self, filter_: str, n: int) -> None:
         if filter_.startswith("$share/"):

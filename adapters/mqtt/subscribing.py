@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import codes, intake, kept_filters, mapping
+from dragoman.adapters.mqtt import codes, exclusive, intake, kept_filters, mapping
 from dragoman.adapters.mqtt.codes import SUBACK_FAILURE, Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import encode_suback, encode_unsuback
 from dragoman.adapters.mqtt.packets import Subscribe, Unsubscribe
@@ -17,7 +17,7 @@ from dragoman.broker.log.contract import Ticket
 from dragoman.broker.queues import WISH
 from dragoman.broker.streams import Stream
 from dragoman.broker.subscription import Subscription
-from dragoman.routing.names import parse_shared
+from dragoman.routing.names import parse_shared, shown
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def _enter(
     shared = parse_shared(filter_)
     if isinstance(shared, Refusal):
         return shared
+    if shared is not None and exclusive.is_exclusive(shared[1]):
+        return Refusal(Reason.FILTER_INVALID, f"{shown(filter_)}: what is shared is not exclusive")
     if shared is not None:
         return broker.groups.share(
             session,
@@ -127,6 +129,10 @@ def _enter(
             keep_retain=row.keep_retain,
             kept=session.standing.kept,
         )
+    refusal = exclusive.unfit(session, filter_) if exclusive.is_exclusive(filter_) else None
+    if refusal is not None:
+        return refusal
+    matched = exclusive.plain(filter_)
     old = session.subscriptions.get(filter_)
     if old is not None:
         broker.change(old, wish=row.qos, no_local=row.no_local, keep_retain=row.keep_retain, identifier=row.identifier)
@@ -134,7 +140,7 @@ def _enter(
     else:
         subscription = broker.subscribe(
             session,
-            filter_,
+            matched,
             wish=row.qos,
             no_local=row.no_local,
             keep_retain=row.keep_retain,
@@ -145,12 +151,18 @@ def _enter(
         return subscription
     session.subscriptions[filter_] = subscription
     backlog = session.standing.backlog
-    if backlog is not None and not broker.verbs.owns(filter_):
-        if row.qos:
-            backlog.watch(filter_)
+    if backlog is not None and not broker.verbs.owns(matched):
+        if row.qos or _wanted_by_twin(session, filter_):
+            backlog.watch(matched)
         else:
-            backlog.unwatch(filter_)
+            backlog.unwatch(matched)
     return subscription
+
+
+def _wanted_by_twin(session: MqttSession, filter_: str) -> bool:
+    """Whether the same filter in its other spelling is to be read for the session while it is away."""
+    row = session.standing.filters.get(exclusive.twin(filter_))
+    return row is not None and row.qos > 0
 
 
 def restore(session: MqttSession) -> None:
@@ -190,6 +202,6 @@ def _out(session: MqttSession, filter_: str) -> int:
     subscription = session.subscriptions.pop(filter_, None)
     if subscription is not None:
         session.realm.broker.unsubscribe(subscription)
-    if session.standing.backlog is not None:
-        session.standing.backlog.unwatch(filter_)
+    if session.standing.backlog is not None and not _wanted_by_twin(session, filter_):
+        session.standing.backlog.unwatch(exclusive.plain(filter_))
     return Code.SUCCESS
