@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.broker.backlog import Backlogs
+from dragoman.broker.backlogs import Backlogs
 from dragoman.broker.bans import CLIENT, PRINCIPAL, Ban, Bans
 from dragoman.broker.calls import Calls
 from dragoman.broker.channel import Channel, Keep

@@ -24,7 +24,8 @@ from dragoman.routing.names import is_exact
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
-    from dragoman.broker.backlog import Backlog, Backlogs
+    from dragoman.broker.backlog import Backlog
+    from dragoman.broker.backlogs import Backlogs
     from dragoman.broker.core import Core
     from dragoman.broker.session import Session
     from dragoman.broker.settings_groups import GroupSettings

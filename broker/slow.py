@@ -15,7 +15,7 @@ from dragoman.routing.refusals import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dragoman.broker.backlog import Backlogs
+    from dragoman.broker.backlogs import Backlogs
     from dragoman.broker.core import Core
     from dragoman.broker.session import Session
     from dragoman.broker.subscription import Feed

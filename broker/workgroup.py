@@ -24,7 +24,7 @@ from dragoman.routing.message import EMPTY
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
-    from dragoman.broker.backlog import Backlogs
+    from dragoman.broker.backlogs import Backlogs
     from dragoman.broker.channels import Channels
     from dragoman.broker.core import Core
     from dragoman.broker.dead_letters import DeadLetters

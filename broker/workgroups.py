@@ -18,7 +18,7 @@ from dragoman.routing.names import check_filter, check_name, is_exact, shown, to
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
-    from dragoman.broker.backlog import Backlogs
+    from dragoman.broker.backlogs import Backlogs
     from dragoman.broker.channels import Channels
     from dragoman.broker.core import Core
     from dragoman.broker.principal import Principal

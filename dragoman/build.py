@@ -23,6 +23,7 @@ HOT: Final = (
     "routing/message",
     "routing/names",
     "broker/backlog",
+    "broker/left_out",
     "broker/channel",
     "broker/channels",
     "broker/commits",
