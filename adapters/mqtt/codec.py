@@ -51,6 +51,7 @@ class Decoder:
     ``error``    the first thing the peer did wrong; nothing is parsed after it
     Sizes count the whole packet, as the Maximum Packet Size of 5.0 does; ``max_connect_bytes``
     holds until the version is known, and on to ``admit`` if the CONNECT names an authentication method.
+    A PUBLISH of more than ``qos_max``, or retained where ``retain`` is not, is an error (§3.2.2.3.4, §3.2.2.3.5).
     A topic alias is put in the place of its topic, up to the number ``max_alias``: aliases live as long as
     a connection, and so does this (§3.3.2.3.4).
     """
@@ -59,6 +60,9 @@ class Decoder:
         "_held",
         "_limit",
         "_need",
+        "_plain_max",
+        "_qos_max",
+        "_retain",
         "_topics",
         "begun",
         "error",
@@ -76,6 +80,8 @@ class Decoder:
         max_alias: int = 0,
         role: str = SERVER,
         version: int = 0,
+        qos_max: int = 2,
+        retain: bool = True,
     ) -> None:
         assert role in (SERVER, CLIENT), role
         assert version in (0, 3, 4, 5), version
@@ -90,6 +96,10 @@ class Decoder:
         self._limit = max_packet_bytes if version else min(max_connect_bytes, max_packet_bytes)
         self._held = bytearray()
         self._need = 0
+        self._qos_max = qos_max
+        self._retain = retain
+        #: the first byte of a PUBLISH may be anything up to this
+        self._plain_max = 0x31 + 2 * qos_max if retain else 0x30
         #: how many packets were not whole when a feed ended: the number of the one that is ``buffered``
         self.begun = 0
 
@@ -134,6 +144,7 @@ class Decoder:
         topics = VALID_TOPICS
         version = self.version
         limit = self._limit
+        plain_max = self._plain_max
         while end - pos >= 2:
             first = data[pos]
             length = data[pos + 1]
@@ -156,8 +167,8 @@ class Decoder:
                 continue
             # PUBLISH, written out here since it is nine packets of ten.
             qos = first >> 1 & 3
-            if first > 0x35:
-                _check_publish_flags(first)
+            if first > plain_max:
+                self._check_publish(first)
             if length < 2:
                 raise malformed("PUBLISH ends before its topic")
             at = body + 2 + (data[body] << 8 | data[body + 1])
@@ -257,7 +268,7 @@ class Decoder:
         if kind == 0 or (kind == codes.AUTH and self.version in (3, 4)):
             raise malformed(f"packet type {kind} does not exist")
         if kind == codes.PUBLISH:
-            _check_publish_flags(first)
+            self._check_publish(first)
         elif kind in _FLAGS_2:
             # 3.1 had a DUP flag here, and its clients set it when they repeat themselves.
             if flags != 2 and not (self.version == 3 and flags == 10):
@@ -271,6 +282,19 @@ class Decoder:
         if self.version and kind == codes.CONNECT:
             raise protocol_error("a second CONNECT [3.1.0-2]")
 
+    def _check_publish(self, first: int) -> None:
+        qos = first >> 1 & 3
+        if qos == 3:
+            raise malformed("PUBLISH with QoS 3 [3.3.1-4]")
+        if first & 0x0E == 0x08:
+            raise protocol_error("PUBLISH with DUP and QoS 0 [3.3.1-2]")
+        if qos > self._qos_max:
+            raise ProtocolError(
+                Code.QOS_NOT_SUPPORTED, f"PUBLISH with QoS {qos}, allowed are {self._qos_max} [3.2.2-11]"
+            )
+        if first & 1 and not self._retain:
+            raise ProtocolError(Code.RETAIN_NOT_SUPPORTED, "PUBLISH with RETAIN, which is not allowed [3.2.2-14]")
+
     def _connect(self, cursor: Cursor) -> Connect:
         name, level = read_protocol(cursor)
         version = VERSIONS.get((name, level), 0)
@@ -283,10 +307,3 @@ class Decoder:
         if packet.properties.authentication_method is None:
             self._limit = self.max_packet_bytes
         return packet
-
-
-def _check_publish_flags(first: int) -> None:
-    if first & 0x06 == 0x06:
-        raise malformed("PUBLISH with QoS 3 [3.3.1-4]")
-    if first & 0x0E == 0x08:
-        raise protocol_error("PUBLISH with DUP and QoS 0 [3.3.1-2]")

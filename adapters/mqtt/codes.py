@@ -102,6 +102,9 @@ _RETURN_CODES: Final[dict[int, ReturnCode]] = {
     Code.NOT_AUTHORIZED: ReturnCode.NOT_AUTHORIZED,
     Code.BANNED: ReturnCode.NOT_AUTHORIZED,
     Code.BAD_AUTHENTICATION_METHOD: ReturnCode.NOT_AUTHORIZED,
+    # "Server unavailable" would ask for another try.
+    Code.QOS_NOT_SUPPORTED: ReturnCode.NOT_AUTHORIZED,
+    Code.RETAIN_NOT_SUPPORTED: ReturnCode.NOT_AUTHORIZED,
 }
 
 

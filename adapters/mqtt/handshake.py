@@ -73,9 +73,14 @@ def _credentials(session: MqttSession, packet: Connect) -> Credentials:
 def _unacceptable(session: MqttSession, packet: Connect) -> tuple[int, str] | None:
     if not session.listener.speaks(session.version):
         return Code.UNSUPPORTED_PROTOCOL_VERSION, f"this listener takes MQTT {', '.join(session.listener.versions)}"
-    unfit = intake.unfit(session.realm.settings, packet.will.topic) if packet.will is not None else None
-    if unfit is not None:
-        return Code.TOPIC_NAME_INVALID, f"the will's topic: {unfit.detail}"
+    will = packet.will
+    if will is not None:
+        unfit = intake.unfit(session.realm.settings, will.topic)
+        if unfit is not None:
+            return Code.TOPIC_NAME_INVALID, f"the will's topic: {unfit.detail}"
+        refused = session.terms.refuses_will(will.qos, retain=will.retain)
+        if refused is not None:
+            return refused
     connects = session.realm.connects
     if connects is not None and connects.take(session.realm.core.monotonic_ms):
         return Code.CONNECTION_RATE_EXCEEDED, "more clients connect than mqtt.connects_per_s allows"
@@ -251,6 +256,7 @@ def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: in
         authentication_method=shown.method if shown is not None else None,
         authentication_data=shown.data if shown is not None else None,
     )
+    session.terms.tell(said)
     if asked.request_response_information:
         said.response_information = broker.verbs.response_information
         said.user_properties = [(MESH_SELF, mesh_id(broker.log))]

@@ -20,6 +20,8 @@ VERSIONS: Final[Mapping[str, int]] = MappingProxyType({"3.1": 3, "3.1.1": 4, "5.
 TAKEN_NAMES: Final = ("mqtt", "mqtts", "kafka", "kafkas", "http", "https", "pid")
 """What the ready file says already."""
 
+_AS_MESH: Final = "here; none = as the key of this name in [mqtt] says"
+
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -106,12 +108,12 @@ class ListenerSettings:
     connections_max: int = key(
         0, unit="connections", low=0, why="of this listener; more are closed at once; 0 = only limits.connections_max"
     )
-    connect_time_max_s: int | None = key(
-        None,
-        unit="s",
-        low=0,
-        why="longest a connection lasts here; 0 = for ever, none = as mqtt.connect_time_max_s says",
-    )
+    qos_max: int | None = key(None, unit="QoS", low=0, high=2, why=_AS_MESH)
+    retain_available: bool | None = key(None, why=_AS_MESH)
+    shared_subscriptions: bool | None = key(None, why=_AS_MESH)
+    wildcard_subscriptions: bool | None = key(None, why=_AS_MESH)
+    subscription_identifiers: bool | None = key(None, why=_AS_MESH)
+    connect_time_max_s: int | None = key(None, unit="s", low=0, why=_AS_MESH)
     client_certificates: str = key(
         "off",
         choices=("off", "optional", "required"),

@@ -174,6 +174,8 @@ class MqttSession:
             max_packet_bytes=realm.settings.packet_bytes_max,
             max_connect_bytes=realm.settings.connect_bytes_max,
             max_alias=realm.settings.topic_alias_max,
+            qos_max=self.terms.qos_max,
+            retain=self.terms.retain,
         )
         self.standing: Standing = Standing("", "")
         self.subscriptions: dict[str, Subscription] = {}

@@ -79,6 +79,22 @@ class MqttSettings:
         high=65_535,
         why="told 5.0 clients as Server Keep Alive if they ask for more or none; 0 = theirs holds",
     )
+    qos_max: int = key(
+        2,
+        unit="QoS",
+        low=0,
+        high=2,
+        why="of what clients publish, told as Maximum QoS; more is answered with 0x9B (3.1.1: closed), and granted to "
+        "nobody who subscribes",
+    )
+    retain_available: bool = key(
+        True, why="whether clients may publish retained values; if not, those are answered with 0x9A (3.1.1: closed)"
+    )
+    shared_subscriptions: bool = key(True, why="whether $share/... may be subscribed to; if not, SUBACK 0x9E")
+    wildcard_subscriptions: bool = key(True, why="whether '+' and '#' may be subscribed with; if not, SUBACK 0xA2")
+    subscription_identifiers: bool = key(
+        True, why="whether a SUBSCRIBE may have one; if not, it ends the connection with 0xA1"
+    )
     connect_time_max_s: int = key(
         0, unit="s", low=0, why="longest a connection lasts; then it is told 0xA0 and its will is said; 0 = for ever"
     )

@@ -31,6 +31,10 @@ def subscribe(session: MqttSession, packet: Subscribe) -> None:
     """One reason code per filter, in order [3.8.4-6]; retained values follow the SUBACK."""
     numbers = packet.properties.subscription_identifiers
     identifier = numbers[0] if numbers else 0
+    if identifier and not session.terms.identifiers:
+        detail = "Subscription Identifiers are not available here (3.2.2.3.12)"
+        session.fail(ProtocolError(Code.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED, detail))
+        return
     codes: list[int] = []
     after: list[Callable[[], None]] = []
     if not _answerable(session, len(packet.subscriptions)):
@@ -64,8 +68,12 @@ def _one(
     session: MqttSession, wanted: Wanted, identifier: int, packet: Subscribe, after: list[Callable[[], None]]
 ) -> int:
     """Takes one filter in; its reason code."""
+    switched_off = session.terms.refuses_filter(wanted.filter)
+    if switched_off is not None:
+        session.realm.metrics.refuse(Reason.UNSUPPORTED)
+        return switched_off if session.version == 5 else SUBACK_FAILURE
     row = FilterRow(
-        qos=wanted.qos,
+        qos=min(wanted.qos, session.terms.qos_max),
         no_local=wanted.no_local,
         keep_retain=wanted.retain_as_published,
         identifier=identifier,
@@ -81,14 +89,14 @@ def _one(
         return mapping.code_for(codes.SUBACK, subscription.reason) if told else SUBACK_FAILURE
     if isinstance(subscription, Stream):
         after.append(subscription.begin)
-        return wanted.qos
+        return row.qos
     session.realm.standings.keep_filter(session.standing, wanted.filter, row)
     if isinstance(asked, kept_filters.Asked):
-        return min(wanted.qos, WISH)
+        return min(row.qos, WISH)
     handling = wanted.retain_handling
     if subscription is not None and (handling == SEND_RETAINED or (handling == SEND_RETAINED_IF_NEW and not known)):
         after.append(partial(session.realm.broker.replay, subscription))
-    return wanted.qos
+    return row.qos
 
 
 def _unwanted(session: MqttSession, filter_: str, known: bool) -> Refusal | None:
