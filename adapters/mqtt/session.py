@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from dragoman.adapters.mqtt.delivering import OwnFrames
     from dragoman.adapters.mqtt.listener_settings import ListenerSettings
     from dragoman.adapters.mqtt.realm import Realm
+    from dragoman.adapters.mqtt.settings import MqttSettings
+    from dragoman.adapters.mqtt.terms import Terms
     from dragoman.adapters.serving.entrance import Arrival
     from dragoman.broker.rates import Limiter
     from dragoman.broker.route import Route
@@ -170,13 +172,7 @@ class MqttSession:
         self.queued: order.Queued | None = None
         self.principal: Principal = ANONYMOUS
         self.agent = ""
-        self.decoder = Decoder(
-            max_packet_bytes=realm.settings.packet_bytes_max,
-            max_connect_bytes=realm.settings.connect_bytes_max,
-            max_alias=realm.settings.topic_alias_max,
-            qos_max=self.terms.qos_max,
-            retain=self.terms.retain,
-        )
+        self.decoder = _decoder(realm.settings, self.terms)
         self.standing: Standing = Standing("", "")
         self.subscriptions: dict[str, Subscription] = {}
         self.streams: dict[str, Stream] = {}
@@ -581,3 +577,13 @@ class MqttSession:
         self.phase = Phase.CLOSED
         self.out.clear()
         self.out_bytes = 0
+
+
+def _decoder(settings: MqttSettings, terms: Terms) -> Decoder:
+    return Decoder(
+        max_packet_bytes=settings.packet_bytes_max,
+        max_connect_bytes=settings.connect_bytes_max,
+        max_alias=settings.topic_alias_max,
+        qos_max=terms.qos_max,
+        retain=terms.retain,
+    )
