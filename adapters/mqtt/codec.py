@@ -143,8 +143,7 @@ class Decoder:
         end = len(data)
         topics = VALID_TOPICS
         version = self.version
-        limit = self._limit
-        plain_max = self._plain_max
+        limit, plain_max = self._limit, self._plain_max
         while end - pos >= 2:
             first = data[pos]
             length = data[pos + 1]
