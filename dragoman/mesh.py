@@ -7,9 +7,8 @@ An adapter is imported only if its listener is on.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
@@ -26,6 +25,7 @@ from dragoman.broker.log.contract import LogError
 from dragoman.broker.log.memory import MemoryLog
 from dragoman.broker.log.stored import KIND_KAFKA
 from dragoman.broker.metrics import Metrics
+from dragoman.broker.principal import ANONYMOUS
 from dragoman.config import Config, ConfigError, advice, in_force, load
 from dragoman.config_reader import Fault
 from dragoman.embedded import Face
@@ -35,11 +35,14 @@ from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from types import TracebackType
 
     from dragoman.adapters.a2a.desk import Desk
+    from dragoman.adapters.mqtt.listener import Listener as MqttListener
     from dragoman.adapters.mqtt.listener_settings import ListenerSettings
     from dragoman.adapters.mqtt.realm import Realm
+    from dragoman.adapters.mqtt.websocket_listener import WebSocketListener
     from dragoman.broker.log.contract import Log
     from dragoman.broker.log.disk_log import DiskLog
 
@@ -63,6 +66,13 @@ class Listener(Protocol):
 
     async def stop(self, deadline_s: float) -> None:
         """Lets the connections finish, at most so long, then cuts them."""
+
+
+class Encrypted(Protocol):
+    """A listener with TLS, Kafka's or HTTP's: new certificates are all that can change of it."""
+
+    def encrypt(self, tls: ssl.SSLContext) -> None:
+        """New handshakes go by this, who is in stays in."""
 
 
 def _open_kafka(bundle: Bundle) -> Sequence[Message]:
@@ -93,6 +103,8 @@ class Mesh(Face):
         self._desk: Desk | None = None
         self._links_report: Callable[[], list[dict[str, object]]] = list
         self._reloading = asyncio.Lock()
+        self._of_mqtt: dict[str, MqttListener | WebSocketListener] = {}
+        self._encrypted: dict[str, Encrypted] = {}
 
     @property
     def broker(self) -> Broker:
@@ -173,14 +185,17 @@ class Mesh(Face):
         async with self._reloading:
             try:
                 merged = merge(self.config, config or await self._read_again())
+                contexts = _contexts(merged.config, self._encrypted)
             except ConfigError as error:
                 faults = "; ".join(map(str, error.faults))
-                logger.error("the configuration was not reloaded, nothing has changed: %s", faults)  # noqa: TRY400 - no fault of ours
+                # A line for the operator: where in our code it came up is of no use to anybody.
+                logger.error("the configuration was not reloaded, nothing has changed: %s", faults)  # noqa: TRY400
                 raise
             if self._broker is None:
-                raise RefusedError(Refusal(Reason.SHUTTING_DOWN, "the mesh is stopping"))
+                raise RefusedError(Refusal(Reason.SHUTTING_DOWN, "the mesh does not run"))
             noted = advice(self.config)
-            done = Reloaded(merged.changed, merged.restart, self._take_over(merged.config))
+            ended = self._take_over(merged.config, contexts)
+            done = Reloaded(merged.changed, merged.restart, list(contexts), ended)
             logger.warning("the configuration was reloaded: %s", done)
             for sentence in advice(merged.config):
                 if sentence not in noted:
@@ -193,18 +208,25 @@ class Mesh(Face):
             raise ConfigError([Fault("", "", "this mesh was not started from a file that could be read again")])
         return await asyncio.to_thread(load, source.file, source.flags)
 
-    def _take_over(self, config: Config) -> int:
+    def _take_over(self, config: Config, contexts: Mapping[str, ssl.SSLContext]) -> int:
         """How many sessions have ended by it."""
         broker, authenticator = self.broker, self._authenticator
         assert authenticator is not None
         running, self.config = self.config, config
-        if config.login == running.login and config.gate == running.gate:
-            return 0
-        lost = authenticator.replace(config.login) if config.login != running.login else frozenset[str]()
-        broker.directory.reserve(_declared(config))
-        # After the users: rules and rates speak of their groups.
-        broker.gate.replace(config.gate)
-        broker.core.changed()
+        for settings in _mqtt_listeners(config):
+            self._of_mqtt[settings.name].renew(settings, contexts.get(settings.name))
+        for name, listener in self._encrypted.items():
+            listener.encrypt(contexts[name])
+        lost = frozenset[str]()
+        if config.login != running.login:
+            lost = authenticator.replace(config.login)
+            broker.directory.reserve(_declared(config))
+        if config.login != running.login or config.gate != running.gate:
+            # After the users: rules and rates speak of their groups.
+            broker.gate.replace(config.gate)
+            broker.core.changed()
+        if [each.anonymous for each in config.mqtt.listeners] != [each.anonymous for each in running.mqtt.listeners]:
+            lost |= {ANONYMOUS.name}
         ended = [session for session in broker.sessions() if session.principal.name in lost]
         for session in ended:
             session.close(Refusal(Reason.DISCONNECTED, "the configuration has changed: log in anew"))
@@ -264,7 +286,7 @@ class Mesh(Face):
             links = Links(self.broker, self.config.links)
             self._links_report = links.report
             listeners.append(links)
-        every = self.config.mqtt.every_listener(self.config.listen.mqtt, self.config.listen.mqtts)
+        every = _mqtt_listeners(self.config)
         if every or "http" in bound or "https" in bound:
             from dragoman.adapters.a2a.desk import Desk
 
@@ -318,11 +340,14 @@ class Mesh(Face):
             for name in ("http", "https")
             if name in bound
         ]
-        return HttpListener(app, surface, limits, doors, config.grace_s)
+        listener = HttpListener(app, surface, limits, doors, config.grace_s)
+        if "https" in bound:
+            self._encrypted["https"] = listener
+        return listener
 
     def _mqtt(
         self, every: Sequence[ListenerSettings], bound: dict[str, list[socket.socket]], limits: ConnectionLimits
-    ) -> list[Listener]:
+    ) -> Sequence[Listener]:
         from dragoman.adapters.mqtt.realm import Realm
         from dragoman.adapters.mqtt.sys_tree import SysTree
 
@@ -330,21 +355,18 @@ class Mesh(Face):
         self._mqtt_realm = realm = Realm(self.broker, self._authenticator, self.config.mqtt)
         realm.standings.load()
         SysTree(realm, __version__).start()
-        return [self._mqtt_listener(realm, limits, settings, bound[settings.name]) for settings in every]
+        for settings in every:
+            self._of_mqtt[settings.name] = self._mqtt_listener(realm, limits, settings, bound[settings.name])
+        return list(self._of_mqtt.values())
 
     def _mqtt_listener(
         self, realm: Realm, limits: ConnectionLimits, settings: ListenerSettings, sockets: list[socket.socket]
-    ) -> Listener:
-        tls = None
-        if settings.tls:
-            required = settings.client_certificates == "required"
-            shown = self.config.tls.with_first(settings.certificate, settings.private_key)
-            tls = shown.context(client_ca=settings.client_ca, client_crl=settings.client_crl, required=required)
+    ) -> MqttListener | WebSocketListener:
+        tls = settings.context(self.config.tls) if settings.tls else None
         if settings.transport == "websocket":
             from dragoman.adapters.mqtt.websocket_listener import WebSocketListener
 
-            pages = dataclasses.replace(self.config.http.web, origins=settings.origins)
-            return WebSocketListener(realm, limits, settings, pages, sockets, tls)
+            return WebSocketListener(realm, limits, settings, self.config.http.web, sockets, tls)
         from dragoman.adapters.mqtt.listener import Listener as MqttListener
 
         return MqttListener(realm, limits, settings, sockets, tls)
@@ -369,13 +391,30 @@ class Mesh(Face):
             self.config.kafka,
             parse_address(self.config.kafka.advertised) if self.config.kafka.advertised else None,
         )
-        return [
-            KafkaListener(realm, limits, bound[name], self.config.tls.context() if name == "kafkas" else None)
+        found = {
+            name: KafkaListener(realm, limits, bound[name], self.config.tls.context() if name == "kafkas" else None)
             for name in ("kafka", "kafkas")
             if name in bound
-        ]
+        }
+        if "kafkas" in found:
+            self._encrypted["kafkas"] = found["kafkas"]
+        return list(found.values())
 
 
 def _declared(config: Config) -> dict[str, str]:
     """The principal of each agent id that is reserved."""
     return {agent: user.name for user in config.login.users for agent in user.agents}
+
+
+def _mqtt_listeners(config: Config) -> Sequence[ListenerSettings]:
+    return config.mqtt.every_listener(config.listen.mqtt, config.listen.mqtts)
+
+
+def _contexts(config: Config, others: Iterable[str]) -> dict[str, ssl.SSLContext]:
+    """What MQTT's listeners with TLS and these others go by, their files read now. Raises ConfigError."""
+    try:
+        made = {each.name: each.context(config.tls) for each in _mqtt_listeners(config) if each.tls}
+        return {**made, **{name: config.tls.context() for name in others}}
+    except ListenError as error:
+        # The files were fine just now; or the listeners that they were for are there until a restart.
+        raise ConfigError([Fault("", "tls", str(error))]) from None

@@ -23,15 +23,19 @@ HOW: Final = "SIGHUP or POST /v1/admin/reload"
 class Reloaded(NamedTuple):
     """What a reload did. Keys are dotted: ``changed`` are in force now, ``restart`` only after a start.
 
+    ``tls``: listeners whose certificates, client CAs and revocation lists were read again, changed or not.
     ``ended``: sessions that were ended, since the login they came by is no more.
     """
 
     changed: list[str]
     restart: list[str]
+    tls: list[str]
     ended: int
 
     def __str__(self) -> str:
         said = [f"changed: {', '.join(self.changed)}" if self.changed else "no setting in force changes"]
+        if self.tls:
+            said.append(f"files of TLS read again for: {', '.join(self.tls)}")
         if self.ended:
             said.append(f"sessions ended, since their login is no more: {self.ended}")
         if self.restart:

@@ -155,11 +155,13 @@ class LinksDocument(Document):
 class ReloadDocument(Document):
     """What a reload did, by keys: ``changed`` are in force now, ``restart`` will be after a restart only.
 
+    ``tls``: listeners whose certificates, client CAs and revocation lists were read again, changed or not.
     ``ended``: sessions that were ended, since the login they came by is no more.
     """
 
     changed: list[str]
     restart: list[str]
+    tls: list[str]
     ended: int
 
 

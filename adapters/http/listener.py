@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import ssl
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 from aiohttp import web
 
 from dragoman.adapters.serving.complaints import Complaints
+from dragoman.adapters.serving.entrance import Arrival, Entrance
 from dragoman.adapters.serving.sockets import bound_address
 from dragoman.adapters.serving.web_connection import WebConnection, turn_out
 
@@ -46,23 +46,17 @@ class Listener:
         self._wire = surface.broker.metrics.wire("http")
         self._complaints = Complaints("http", logger, surface.broker.timers)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=grace_s)
-        self._servers: list[asyncio.Server] = []
+        self._entrances = [
+            Entrance(door.sockets, self._connection, limits, self._wire, self._complaints, tls=door.tls)
+            for door in doors
+        ]
         surface.broker.bans.follow(lambda ban: turn_out(self._runner.server, ban))
 
     async def start(self) -> None:
         """Begins to accept."""
-        loop = asyncio.get_running_loop()
         await self._runner.setup()
-        server = self._runner.server
-        assert server is not None, "a runner that is set up has a server"
-        for door in self._doors:
-            for sock in door.sockets:
-                made = await loop.create_server(
-                    lambda: WebConnection(server, self._limits, self._wire, self._complaints),
-                    sock=sock,
-                    ssl=door.tls,
-                )
-                self._servers.append(made)
+        for entrance in self._entrances:
+            await entrance.start()
         first = self._doors[0]
         address = bound_address(first.sockets[0])
         # A socket bound to every address is reached by the local one of its family.
@@ -70,19 +64,29 @@ class Listener:
         scheme = "https" if first.tls is not None else "http"
         self._surface.base_url = f"{scheme}://{address._replace(host=host)}"
 
+    def _connection(self, arrival: Arrival | None) -> WebConnection:
+        server = self._runner.server
+        assert server is not None, "a runner that is set up has a server"
+        return WebConnection(server, self._limits, self._wire, self._complaints, arrival)
+
+    def encrypt(self, tls: ssl.SSLContext) -> None:
+        """New handshakes at the doors that have TLS go by this."""
+        for door, entrance in zip(self._doors, self._entrances, strict=True):
+            if door.tls is not None:
+                entrance.renew(tls)
+
     def stop_accepting(self) -> None:
         """Takes no new connections."""
-        for server in self._servers:
-            server.close()
+        for entrance in self._entrances:
+            entrance.stop_accepting()
         self._surface.end_streams()
 
     async def stop(self, deadline_s: float) -> None:
         """Lets what is under way finish, at most so long, then cuts it."""
         self.stop_accepting()
+        for entrance in self._entrances:
+            await entrance.stop()
         server = self._runner.server
         if server is not None and deadline_s < self._grace_s:
             await server.shutdown(deadline_s)
         await self._runner.cleanup()
-        for listening in self._servers:
-            await listening.wait_closed()
-        self._servers.clear()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, cast, final
 from dragoman.adapters.kafka.session import KafkaSession
 from dragoman.adapters.kafka.skim import Skim
 from dragoman.adapters.kafka.wire import WireError
+from dragoman.adapters.serving.entrance import Arrival, Entrance, arrival_on
 from dragoman.broker.bans import Ban, covers
-from dragoman.routing.addresses import is_loopback
 
 if TYPE_CHECKING:
     import socket
@@ -43,7 +43,7 @@ class Connection(asyncio.BufferedProtocol):
     """One socket. Small requests are read into a buffer that all connections share, a large one into its own."""
 
     __slots__ = (
-        "_address",
+        "_arrival",
         "_closing",
         "_deadline",
         "_filled",
@@ -58,10 +58,10 @@ class Connection(asyncio.BufferedProtocol):
         "session",
     )
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, arrival: Arrival | None) -> None:
         self._listener = listener
+        self._arrival = arrival
         self._transport: asyncio.Transport | None = None
-        self._address = ""
         self._part: bytearray | None = None
         self._whole = 0
         self._filled = 0
@@ -79,11 +79,10 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A peer has connected: taken in if the limits allow."""
         self._transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else ""
         listener = self._listener
         realm = listener.realm
-        if listener.limits.admit(self._address) is not None:
+        self._arrival = arrival = self._arrival or arrival_on(transport)
+        if arrival.admit(listener.limits) is not None:
             realm.counters.turned_away += 1
             self._transport.abort()
             self._transport = None
@@ -96,10 +95,10 @@ class Connection(asyncio.BufferedProtocol):
         self.session = KafkaSession(
             realm,
             self,
-            peer=f"{peer[0]}:{peer[1]}" if peer else "",
-            host=self._address,
+            peer=arrival.text,
+            host=arrival.host,
             reached=(str(here[0]), int(here[1])) if here else ("127.0.0.1", 0),
-            loopback=is_loopback(self._address),
+            loopback=arrival.local,
         )
         deadline_ms = int(listener.limits.settings.connect_deadline_s * 1000)
         self._deadline = realm.broker.timers.after(deadline_ms, self._too_late)
@@ -247,7 +246,8 @@ class Connection(asyncio.BufferedProtocol):
         del listener.connections[self]
         if not listener.connections:
             listener.emptied()
-        listener.limits.leave(self._address)
+        assert self._arrival is not None, "who has a session has arrived"
+        self._arrival.leave(listener.limits)
         listener.realm.counters.open -= 1
         listener.realm.core.tick()
         session.gone()
@@ -348,9 +348,9 @@ class Listener:
         self.limits = limits
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.connections: dict[Connection, None] = {}
-        self._sockets = sockets
-        self._tls = tls
-        self._servers: list[asyncio.Server] = []
+        self._entrance = Entrance(
+            sockets, lambda arrival: Connection(self, arrival), limits, realm.counters, realm.complaints, tls=tls
+        )
         self._empty = asyncio.Event()
         realm.broker.bans.follow(self._turn_out)
 
@@ -362,10 +362,11 @@ class Listener:
 
     async def start(self) -> None:
         """Begins to accept."""
-        loop = asyncio.get_running_loop()
-        for sock in self._sockets:
-            server = await loop.create_server(lambda: Connection(self), sock=sock, ssl=self._tls, backlog=1024)
-            self._servers.append(server)
+        await self._entrance.start()
+
+    def encrypt(self, tls: ssl.SSLContext) -> None:
+        """New handshakes go by this."""
+        self._entrance.renew(tls)
 
     def emptied(self) -> None:
         """The last connection is gone."""
@@ -373,13 +374,13 @@ class Listener:
 
     def stop_accepting(self) -> None:
         """No new connections from now on."""
-        for server in self._servers:
-            server.close()
+        self._entrance.stop_accepting()
         self.realm.stop()
 
     async def stop(self, deadline_s: float) -> None:
         """Waits until what was answered is written out, at most ``deadline_s``; then cuts the connections."""
         self.stop_accepting()
+        await self._entrance.stop()
         if self.connections:
             self._empty.clear()
             try:

@@ -76,7 +76,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             self._transport = None
             return
-        if listener.asks_certificates:
+        if listener.settings.tls and listener.settings.client_certificates != "off":
             arrival.certificate = certificate_names(transport.get_extra_info("peercert"))
         self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
         realm = listener.realm
@@ -222,7 +222,6 @@ class Listener:
         self.realm = realm
         self.limits = limits
         self.settings = settings
-        self.asks_certificates = tls is not None and settings.client_certificates != "off"
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.connections: dict[Connection, None] = {}
         largest = max(realm.settings.packet_bytes_max, realm.core.settings.message_bytes_max)
@@ -249,6 +248,11 @@ class Listener:
     async def start(self) -> None:
         """Begins to accept."""
         await self._entrance.start()
+
+    def renew(self, settings: ListenerSettings, tls: ssl.SSLContext | None) -> None:
+        """Whoever comes from now on goes by these. Address, kind and whether there is TLS are as they were."""
+        self.settings = settings
+        self._entrance.renew(tls, settings.relays)
 
     @property
     def full(self) -> bool:

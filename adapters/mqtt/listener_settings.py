@@ -7,12 +7,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dragoman.adapters.serving.sockets import OFF, address_problem, parse_address
 from dragoman.adapters.serving.unix_sockets import PREFIX, path_problem, unix_path
 from dragoman.broker.settings_key import key, required
 from dragoman.routing.addresses import is_loopback
+
+if TYPE_CHECKING:
+    import ssl
+
+    from dragoman.adapters.serving.settings import TlsSettings
 
 VERSIONS: Final[Mapping[str, int]] = MappingProxyType({"3.1": 3, "3.1.1": 4, "5.0": 5})
 """As people call them → as a session knows them."""
@@ -97,16 +102,24 @@ class ListenerSettings:
         unit="path",
         why="PEM file, shown here for the first of [tls]; empty = that one",
         peers="mosquitto: certfile",
+        live=True,
     )
-    private_key: str = key("", unit="path", why="PEM file of its key, not encrypted")
-    versions: tuple[str, ...] = key(tuple(VERSIONS), why="others are told so in their CONNACK", check=_versions_problem)
+    private_key: str = key("", unit="path", why="PEM file of its key, not encrypted", live=True)
+    versions: tuple[str, ...] = key(
+        tuple(VERSIONS), why="others are told so in their CONNACK", check=_versions_problem, live=True
+    )
     anonymous: str = key(
         "inherit",
         choices=("inherit", "loopback", "always", "never"),
         why="who needs no credentials here; inherit = as login.anonymous says",
+        live=True,
     )
     connections_max: int = key(
-        0, unit="connections", low=0, why="of this listener; more are closed at once; 0 = only limits.connections_max"
+        0,
+        unit="connections",
+        low=0,
+        why="of this listener; more are closed at once; 0 = only limits.connections_max",
+        live=True,
     )
     qos_max: int | None = key(None, unit="QoS", low=0, high=2, why=_AS_MESH)
     retain_available: bool | None = key(None, why=_AS_MESH)
@@ -118,14 +131,16 @@ class ListenerSettings:
         "off",
         choices=("off", "optional", "required"),
         why="whether clients show one: in TLS, or (with proxy_protocol and no TLS here) to the relay, which says so",
+        live=True,
     )
-    client_ca: str = key("", unit="path", why="PEM file of who signs the clients' certificates")
+    client_ca: str = key("", unit="path", why="PEM file of who signs the clients' certificates", live=True)
     client_crl: str = key(
         "",
         unit="path",
-        why="PEM file of those of its certificates that were taken back, read at the start; out of date, it lets "
-        "nobody in",
+        why="PEM file of those of its certificates that were taken back, read at the start and at each reload; out "
+        "of date, it lets nobody in",
         peers="mosquitto: crlfile",
+        live=True,
     )
     identity: str = key(
         "cn",
@@ -133,12 +148,14 @@ class ListenerSettings:
         why="which of the certificate's names says who the client is, whatever CONNECT says: the common name, the "
         "alternative names in their order, or none (then CONNECT does)",
         peers="mosquitto: use_identity_as_username",
+        live=True,
     )
     certificate_users: str = key(
         "listed",
         choices=("listed", "any"),
         why="listed: the name must be a user's or among a user's certificates; any: whoever the CA vouches for "
         "is a user of that name, without groups",
+        live=True,
     )
     proxy_protocol: bool = key(
         False, why="every connection begins with a PROXY header (version 1 or 2), and is from where that says"
@@ -147,10 +164,13 @@ class ListenerSettings:
         ("127.0.0.0/8", "::1/128"),
         why="addresses and networks of the relays; others are turned away. Of a Unix socket, its mode says",
         check=_networks_problem,
+        live=True,
     )
-    path: str = key("", why="the WebSocket's path, such as /mqtt; empty = any", check=_path_problem)
+    path: str = key("", why="the WebSocket's path, such as /mqtt; empty = any", check=_path_problem, live=True)
     origins: tuple[str, ...] = key(
-        (), why="web origins such as https://app.example whose pages may connect by WebSocket; '*' = every page"
+        (),
+        why="web origins such as https://app.example whose pages may connect by WebSocket; '*' = every page",
+        live=True,
     )
     socket_mode: str = key("600", why="permissions of a Unix socket's file, octal", check=_mode_problem)
 
@@ -202,6 +222,12 @@ class ListenerSettings:
         """What clients may call it by, once it listens at ``address``."""
         scheme = "ws" if self.transport == "websocket" else "mqtt"
         return address if self.unix is not None else f"{scheme}{'s' * self.tls}://{address}{self.path}"
+
+    def context(self, tls: TlsSettings) -> ssl.SSLContext:
+        """How it is encrypted, where ``tls`` is what all listeners have in common. Raises TlsError."""
+        required = self.client_certificates == "required"
+        shown = tls.with_first(self.certificate, self.private_key)
+        return shown.context(client_ca=self.client_ca, client_crl=self.client_crl, required=required)
 
     def speaks(self, version: int) -> bool:
         """Whether it takes clients of this version, as sessions number them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from aiohttp import hdrs, web
@@ -38,12 +39,11 @@ class WebSocketListener:
         sockets: Sequence[socket.socket],
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """``web_settings``: whose pages may connect, and by what names they may call us."""
+        """``web_settings``: by what names pages may call us; whose pages, ``settings`` says."""
         self._realm = realm
         self._limits = limits
         self._settings = settings
-        self._web = web_settings
-        self._asks_certificates = tls is not None and settings.client_certificates != "off"
+        self._web = replace(web_settings, origins=settings.origins)
         self._server = web.Server(self._answer, handler_cancellation=True)
         self._entrance = Entrance(
             sockets, self._connection, limits, realm.counters, realm.complaints, tls=tls, relays=settings.relays
@@ -53,6 +53,12 @@ class WebSocketListener:
     async def start(self) -> None:
         """Begins to accept."""
         await self._entrance.start()
+
+    def renew(self, settings: ListenerSettings, tls: ssl.SSLContext | None) -> None:
+        """Whoever comes from now on goes by these. Address, kind and whether there is TLS are as they were."""
+        self._settings = settings
+        self._web = replace(self._web, origins=settings.origins)
+        self._entrance.renew(tls, settings.relays)
 
     def stop_accepting(self) -> None:
         """No new connections from now on."""
@@ -85,7 +91,7 @@ class WebSocketListener:
         assert deadline is not None, "it had one from its beginning"
         assert arrival is not None, "it has arrived"
         deadline.cancel()
-        if self._asks_certificates:
+        if self._settings.tls and self._settings.client_certificates != "off":
             arrival.certificate = certificate_names(request.get_extra_info("peercert"))
         left_ms = max(0, deadline.due_ms - self._realm.broker.clock.monotonic_ms())
         answer: web.StreamResponse

@@ -143,6 +143,12 @@ class Entrance:
             create = loop.create_unix_server if unix else loop.create_server
             self._servers.append(await create(lambda: self._make(None), sock=sock, backlog=backlog))
 
+    def renew(self, tls: ssl.SSLContext | None, relays: Networks | None = None) -> None:
+        """Whoever comes from now on goes by this. What is None stays None: there are sockets of two kinds."""
+        assert (tls is None, relays is None) == (self._tls is None, self._relays is None)
+        self._tls = tls
+        self._relays = relays
+
     def stop_accepting(self) -> None:
         """No new connections from now on, and nobody is let in who is only half."""
         for server in self._servers:

@@ -156,18 +156,23 @@ class CertificateSettings:
 class TlsSettings:
     """The certificate shown on TLS listeners."""
 
-    certificate: str = key("", unit="path", why="PEM file, the server's certificate first, then the chain")
-    private_key: str = key("", unit="path", why="PEM file, not encrypted; readable by the mesh's user only")
-    minimum: str = key("1.2", choices=("1.2", "1.3"), why="older ones are broken; 1.2 is what many devices still speak")
+    certificate: str = key("", unit="path", why="PEM file, the server's certificate first, then the chain", live=True)
+    private_key: str = key("", unit="path", why="PEM file, not encrypted; readable by the mesh's user only", live=True)
+    minimum: str = key(
+        "1.2", choices=("1.2", "1.3"), why="older ones are broken; 1.2 is what many devices still speak", live=True
+    )
     unknown_host: str = key(
         "first",
         choices=("first", "refuse"),
         why="what a client gets that asks for a host no certificate is for: the first one, or no handshake; "
         "one that names no host gets the first",
         peers="HAProxy: strict-sni",
+        live=True,
     )
     certificates: tuple[CertificateSettings, ...] = key(
-        (), why="shown instead of the first on every TLS listener, to clients that ask for one of their host names"
+        (),
+        why="shown instead of the first on every TLS listener, to clients that ask for one of their host names",
+        live=True,
     )
 
     def __post_init__(self) -> None:

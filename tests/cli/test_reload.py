@@ -2,132 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import re
-import signal
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
 
-import paho.mqtt.client as paho
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from dragoman.adapters.serving.credentials import hash_password, token_digest
+from dragoman.adapters.serving.credentials import hash_password
 from tests.cli.raw_mqtt import RawMqtt
+from tests.cli.reloading import OPS, WAIT_S, Client, Operator, rule, user
 from tests.clients.mesh import MeshProcess
-
-MeshStarter = Callable[..., MeshProcess]
-
-WAIT_S = 20.0
 
 pytestmark = pytest.mark.slow
 
 
-def user(name: str, *, token: str = "", **more: object) -> str:
-    """A user whose token, which is also its MQTT password, is its name and an exclamation mark."""
-    rows = {"name": name, "tokens": [token_digest(token or f"{name}!")], **more}
-    return "[[login.users]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in rows.items())
-
-
-def rule(effect: str, who: str, actions: str, *filters: str) -> str:
-    return (
-        f'[[gate.rules]]\neffect = "{effect}"\nwho = ["{who}"]\nactions = ["{actions}"]\n'
-        f"filters = {json.dumps(filters)}\n"
-    )
-
-
-OPS = user("ops", admin=True)
-
-
-class Operator:
-    """Somebody who edits a mesh's file."""
-
-    def __init__(self, mesh: MeshProcess) -> None:
-        self.mesh = mesh
-
-    def write(self, config: str) -> None:
-        self.mesh.config.write_text(config, "utf-8")
-
-    def hup(self, config: str) -> str:
-        """Writes the file and sends the signal; the line by which the mesh answers."""
-        self.write(config)
-        known = len(self.lines())
-        os.kill(self.mesh.pid, signal.SIGHUP)
-        return self.mesh.child.until(lambda: self.lines()[known:] or None, "line about the reload")[0]
-
-    def lines(self) -> list[str]:
-        return re.findall(r"^.* the configuration was .*\n", self.mesh.stderr, re.MULTILINE)
-
-    def post(self, path: str = "reload", token: str = "ops!") -> tuple[int, dict[str, Any]]:
-        """Asks an admin endpoint; the status and the document."""
-        headers = {"Authorization": f"Bearer {token}"}
-        request = urllib.request.Request(f"{self.mesh.url}/v1/admin/{path}", method="POST", headers=headers)
-        return _answer(request)
-
-    def get(self, path: str, token: str = "ops!") -> tuple[int, dict[str, Any]]:
-        return _answer(urllib.request.Request(f"{self.mesh.url}{path}", headers={"Authorization": f"Bearer {token}"}))
-
-    def value(self, key: str) -> tuple[object, str]:
-        """What ``/v1/admin/config`` says of a key: the value in force and where it came from."""
-        settings = self.get("/v1/admin/config")[1]["settings"]
-        (found,) = [setting for setting in settings if setting["key"] == key]
-        return found["value"], found["origin"]
-
-
-def _answer(request: urllib.request.Request) -> tuple[int, dict[str, Any]]:
-    try:
-        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
-
-
-class Client:
-    """A paho client that is connected and subscribed, for as long as its ``with`` block lasts."""
-
-    def __init__(self, mesh: MeshProcess, name: str, password: str = "", filters: str = "#") -> None:
-        self.heard: queue.Queue[str] = queue.Queue()
-        self.ended: queue.Queue[int] = queue.Queue()
-        self.answers: queue.Queue[int] = queue.Queue()
-        self._paho = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
-        self._paho.username_pw_set(name, password or f"{name}!")
-        self._paho.on_connect = lambda _, __, ___, code, ____: self.answers.put(int(code.value))
-        self._paho.on_subscribe = lambda *_: self.answers.put(0)
-        self._paho.on_message = lambda _, __, message: self.heard.put(f"{message.topic} {message.payload.decode()}")
-        self._paho.on_disconnect = lambda _, __, ___, code, ____: self._over(int(code.value))
-        self._paho.connect(*mesh.address("mqtt"))
-        self._paho.loop_start()
-        self.code = self.answers.get(timeout=WAIT_S)
-        if not self.code:
-            self._paho.subscribe(filters, qos=1)
-            self.answers.get(timeout=WAIT_S)
-
-    def _over(self, code: int) -> None:
-        self.ended.put(code)
-        self._paho.disconnect()  # or it would come again
-
-    def say(self, topic: str, payload: str) -> None:
-        """Publishes and waits until that is acknowledged."""
-        self._paho.publish(topic, payload, qos=1).wait_for_publish(WAIT_S)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._paho.disconnect()
-        self._paho.loop_stop()
-
-
 @pytest.fixture
-def operator(mesh_process: MeshStarter) -> Callable[[str], Operator]:
+def operator(mesh_process: Callable[..., MeshProcess]) -> Callable[[str], Operator]:
     return lambda config: Operator(mesh_process(config, memory=True))
 
 
@@ -197,7 +85,7 @@ def test_a_bad_file_changes_nothing_and_is_explained(operator: Callable[[str], O
         ann.say("still", "here")
         assert ann.heard.get(timeout=WAIT_S) == "still here"
         plant.write(good)
-        assert plant.post() == (200, {"changed": [], "restart": [], "ended": 0})
+        assert plant.post() == (200, {"changed": [], "restart": [], "tls": [], "ended": 0})
 
 
 def test_what_needs_a_restart_is_named_and_the_rest_applied(operator: Callable[[str], Operator]) -> None:
@@ -207,7 +95,12 @@ def test_what_needs_a_restart_is_named_and_the_rest_applied(operator: Callable[[
     status, done = plant.post()
     assert (status, done) == (
         200,
-        {"changed": ["login.users", "gate.burst"], "restart": ["grace_s", "broker.sessions_max"], "ended": 0},
+        {
+            "changed": ["login.users", "gate.burst"],
+            "restart": ["grace_s", "broker.sessions_max"],
+            "tls": [],
+            "ended": 0,
+        },
     )
     assert "; needs a restart: grace_s, broker.sessions_max\n" in plant.lines()[-1]
     # Said of what is in force, not of what the file would like.

@@ -123,7 +123,7 @@ async def _rest(mesh: HttpMesh) -> None:
         assert target
 
     async def reload() -> dict[str, object]:
-        return {"changed": ["login.users"], "restart": [], "ended": 0}
+        return {"changed": ["login.users"], "restart": [], "tls": [], "ended": 0}
 
     mesh.surface.backup = backup
     mesh.surface.reload = reload
