@@ -62,6 +62,7 @@ class Channel:
     ``watchers``     who reads by itself and wants to be told that there is something new
     ``exact``        subscriptions to exactly this channel, by session
     ``live``         the feeds pushed to; ``rest`` those beyond ``FANOUT_MAX``, read for in later turns
+    ``heard``        somebody subscribes to it, durable readers too, or its owner has it kept for who comes later
     ``generation``   of the broker's filters and rules that ``live`` and ``keep`` were computed at
     """
 
@@ -73,6 +74,7 @@ class Channel:
         "feeds",
         "generation",
         "head",
+        "heard",
         "idle_since_ms",
         "keep",
         "last",
@@ -108,6 +110,7 @@ class Channel:
         self.last_ms = 0
         self.declared = Keep.NONE
         self.keep = Keep.NONE
+        self.heard = False
         self.pending = 0
         self.open = True
         self.ring = Ring()
@@ -298,8 +301,10 @@ class Channel:
             feed.paced = True
             if feed.lag is None:
                 feed.lag = self.visible
+        durable = bool(core.readers.match(self.name))
+        self.heard = bool(feeds) or durable or self.declared != Keep.NONE
         self.keep = self.declared
-        if not self.keep and (core.readers.match(self.name) or self.logged):
+        if not self.keep and (durable or self.logged):
             self.keep = Keep.ACKED
         self.generation = core.generation
         self.pace()

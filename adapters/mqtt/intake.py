@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from dragoman.adapters.mqtt import codes, mapping, pacing
 from dragoman.adapters.mqtt.codes import Code, ProtocolError
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dragoman.adapters.mqtt.packets import Publish
     from dragoman.adapters.mqtt.session import MqttSession
     from dragoman.adapters.mqtt.settings import MqttSettings
+    from dragoman.broker.channel import Channel
+
+NOBODY: Final = Code.NO_MATCHING_SUBSCRIBERS
 
 Say: TypeAlias = "Callable[[MqttSession, Message], Ticket | Refusal]"
 """What takes a message in: a channel's route, or the broker for a verb."""
@@ -69,8 +72,11 @@ def linked(session: MqttSession, packet: Publish, name: str) -> None:
         refuse(session, packet, answer)
 
 
-def publish(session: MqttSession, packet: Publish, name: str, say: Say) -> None:
-    """QoS 1 and 2: taken in once by ``say``, answered in order, when safe."""
+def publish(session: MqttSession, packet: Publish, name: str, say: Say, channel: Channel | None = None) -> None:
+    """QoS 1 and 2: taken in once by ``say``, answered in order, when safe.
+
+    ``channel``: where it goes, if whoever published it is to be told that nobody listens there (§3.4.2.1).
+    """
     packet_id = packet.packet_id
     standing = session.standing
     if len(session.owed) + len(standing.received) >= session.realm.settings.receive_max and _overrun(session, packet):
@@ -83,14 +89,17 @@ def publish(session: MqttSession, packet: Publish, name: str, say: Say) -> None:
     if isinstance(answer, Refusal):
         refuse(session, packet, answer)
         return
+    unheard = channel is not None and not channel.heard and not channel.watchers and session.version == 5
     if packet.qos == 1:
+        frame = encode_puback(5, packet_id, NOBODY) if unheard else b"\x40\x02" + packet_id.to_bytes(2, "big")
         if not answer and not session.owed:
-            session.send(b"\x40\x02" + packet_id.to_bytes(2, "big"))
+            session.send(frame)
             return
-        session.answer(answer, b"\x40\x02" + packet_id.to_bytes(2, "big"), _failed_puback(session, packet_id))
+        session.answer(answer, frame, _failed_puback(session, packet_id))
     else:
         session.realm.promises.receive(standing, packet_id)
-        session.answer(answer, encode_pubrec(session.version, packet_id), _failed_pubrec(session, packet_id))
+        frame = encode_pubrec(session.version, packet_id, NOBODY if unheard else 0)
+        session.answer(answer, frame, _failed_pubrec(session, packet_id))
     if answer:
         session.uncommitted += len(packet.payload) + 64
         if (

@@ -315,7 +315,7 @@ class MqttSession:
             intake.refuse(self, packet, intake.too_large(len(payload), self._payload_max))
             return
         if packet.qos:
-            intake.publish(self, packet, route.name, route.publish)
+            intake.publish(self, packet, route.name, route.publish, route.channel)
             return
         if packet.frame:
             message = Message(route.name, payload, 0, self.agent)

@@ -206,4 +206,4 @@ def test_a_kick_says_why_and_only_forgetting_ends_the_session():
     again = world.client()
     assert not again.connect("c", clean=False, session_expiry_interval=1_000).session_present
     again.publish("a", b"", 1)
-    again.expect(Puback(1, 0))
+    again.expect(Puback(1, 0x10))

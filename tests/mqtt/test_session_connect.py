@@ -284,7 +284,7 @@ def test_session_present_only_when_resumed_and_clean_start_wipes():
     fresh.say(Connect(5, "c", True, properties=Properties(session_expiry_interval=60)))
     fresh.expect(connack())
     fresh.say(pub("a", b"x", 1, 1))
-    fresh.expect(Puback(1))
+    fresh.expect(Puback(1, 0x10))
 
 
 def test_without_expiry_a_session_ends_with_its_connection():

@@ -263,7 +263,7 @@ def test_a_stranger_within_the_exchange_may_send_no_more_than_a_connect() -> Non
         client.expect(Connack(False, 0x95), closed=True)
     client = proven(mesh)
     client.say(Publish(b"a", b"x" * 2_000, 1, False, False, 1))
-    client.expect(Puback(1))
+    client.expect(Puback(1, 0x10))
 
 
 def test_a_client_that_takes_no_packet_as_large_as_the_challenge() -> None:

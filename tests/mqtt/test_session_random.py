@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Unsuback, Will
 from dragoman.adapters.mqtt.properties import Properties
 from dragoman.broker.log.contract import Table
@@ -24,6 +25,7 @@ from tests.mqtt.wire import Client, World
 WINDOW = 3
 TOPICS = ("a", "b")
 DAY_S = 86_400
+NOBODY = Code.NO_MATCHING_SUBSCRIBERS
 WILL_TOPIC = b"will"
 TIMES_MS = (1_003, 7_001, 41_007)
 """No sum of few of these is a whole number of seconds, so that nothing is due within a millisecond of a look."""
@@ -205,6 +207,8 @@ class Said:
     payload: bytes
     #: the readers that subscribed whenever it was said
     readers: set[str]
+    #: whether anybody subscribed, each time it was sent
+    heard: list[bool]
 
 
 class Writer(Party):
@@ -225,6 +229,7 @@ class Writer(Party):
                 packet.dup = True
                 said = self.of_id[packet_id]
                 said.readers &= subscribers(model, said.topic)
+                said.heard.append(bool(subscribers(model, said.topic)))
                 if said.payload in deadlines:
                     # It may have been taken in then or only now.
                     deadlines[said.payload] = self.client.world.clock.now_ms() + 6_000
@@ -237,7 +242,7 @@ class Writer(Party):
         packet_id = next(n for n in range(1, 200) if n not in self.open) if qos else 0
         raw = Properties(message_expiry_interval=6).encode() if expires else b""
         packet = Publish(topic.encode(), payload, qos, packet_id=packet_id, properties=raw)
-        said = Said(topic, qos, payload, subscribers(model, topic))
+        said = Said(topic, qos, payload, subscribers(model, topic), [bool(subscribers(model, topic))])
         self.said.append(said)
         if expires:
             said.readers.clear()
@@ -251,7 +256,14 @@ class Writer(Party):
         assert self.client is not None
         for packet in self.client.packets():
             assert isinstance(packet, Puback | Pubrec | Pubcomp), packet
-            assert packet.code == 0
+            if isinstance(packet, Pubcomp):
+                assert packet.code == 0
+            elif packet.code == NOBODY:
+                assert False in self.of_id[packet.packet_id].heard
+            else:
+                assert packet.code == 0
+                # The answer to a QoS 2 publish sent again only says that it was taken in.
+                assert True in self.of_id[packet.packet_id].heard or isinstance(packet, Pubrec)
             waiting = self.open.get(packet.packet_id)
             if isinstance(packet, Pubrec) and isinstance(waiting, Publish):
                 self.safe.append(self.of_id[packet.packet_id])

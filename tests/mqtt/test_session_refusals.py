@@ -140,10 +140,10 @@ def test_more_messages_than_the_rate_allows():
     client = world.connected("c")
     for packet_id in range(1, 5):
         client.publish("a", b"", 1, packet_id=packet_id)
-    client.expect(Puback(1), Puback(2), Puback(3, 0x97), Puback(4, 0x97))
+    client.expect(Puback(1, 0x10), Puback(2, 0x10), Puback(3, 0x97), Puback(4, 0x97))
     world.advance(1_000)
     client.publish("a", b"", 1, packet_id=5)
-    client.expect(Puback(5))
+    client.expect(Puback(5, 0x10))
 
 
 def test_no_more_retained_values_than_allowed():
@@ -153,7 +153,7 @@ def test_no_more_retained_values_than_allowed():
     client.publish("b", b"1", 1, retain=True, packet_id=2)
     client.publish("a", b"2", 1, retain=True, packet_id=3)
     client.publish("b", b"", 1, retain=True, packet_id=4)
-    client.expect(Puback(1), Puback(2, 0x97), Puback(3), Puback(4))
+    client.expect(Puback(1, 0x10), Puback(2, 0x97), Puback(3, 0x10), Puback(4, 0x10))
 
 
 MALFORMED = [
