@@ -24,7 +24,7 @@ def heard(client: Client, topic: str = "a/b", *, retain: bool = False) -> bool:
     client.publish(topic, b"x", 2, packet_id=102, retain=retain)
     puback, pubrec = [p for p in client.packets() if isinstance(p, Puback | Pubrec)]
     client.say(Pubrel(102))
-    assert [p for p in client.packets() if isinstance(p, Pubcomp)][0].code == 0
+    assert next(p for p in client.packets() if isinstance(p, Pubcomp)).code == 0
     assert puback.code == pubrec.code
     assert puback.code in (0, NOBODY)
     return puback.code == 0
