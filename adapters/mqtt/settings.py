@@ -72,6 +72,13 @@ class MqttSettings:
         why="longest an absent client's session is kept; also what clean session 0 of 3.1.1 means",
         peers="mosquitto unlimited, EMQX 2 h",
     )
+    will_retry_s: int = key(
+        3_600,
+        unit="s",
+        low=0,
+        why="how long a will is tried again that a full disk or a rate has refused; 0 = it is dropped, counted, logged",
+        peers="mosquitto drops it",
+    )
     keepalive_s_max: int = key(
         0,
         unit="s",

@@ -156,7 +156,7 @@ class Standings:
     def __init__(self, broker: Broker, settings: MqttSettings, named: Named) -> None:
         self._broker = broker
         self._settings = settings
-        self.wills = Wills(broker, named, format_check=settings.payload_format_check)
+        self.wills = Wills(broker, named, format_check=settings.payload_format_check, retry_s=settings.will_retry_s)
         self.promises = Promises(broker)
         self.exclusives = Exclusives()
         bounds = Bounds(

@@ -269,14 +269,3 @@ def test_the_gate_judges_by_the_rules_and_groups_of_the_mesh_that_says_it(
     after.advance(1)
     assert said(after) == expected
     assert kept_rows(after) == 0
-
-
-def test_a_will_the_disk_refuses_is_told_to_the_operator(caplog: pytest.LogCaptureFixture):
-    world = watched()
-    client = willing(world)
-    world.door.shut = True
-    client.vanish()
-    world.refuse()
-    assert "mqtt will not said: the disk says no" in caplog.text
-    world.door.shut = False
-    assert said(world) == []
