@@ -29,6 +29,7 @@ from dragoman.broker.principal import EMBEDDED
 from dragoman.broker.probes import add_probes
 from dragoman.broker.producers import Producers
 from dragoman.broker.pump import Page
+from dragoman.broker.redirects import Redirects
 from dragoman.broker.retention import Limits
 from dragoman.broker.rooms import Rooms
 from dragoman.broker.route import Route
@@ -79,9 +80,7 @@ class Broker:
     ) -> None:
         """``declared``: the principal of each agent id the configuration reserves."""
         self.core = Core(settings, clock, log, gate, loop, metrics)
-        self.settings = settings
-        self.clock = clock
-        self.log = log
+        self.settings, self.clock, self.log = settings, clock, log
         self.gate = gate
         self.metrics = metrics
         self.channels = Channels(self.core)
@@ -93,6 +92,7 @@ class Broker:
         self.topics = Topics(self.core, self.channels, self.declare, self._may)
         self.bans = Bans(clock, log, settings.bans_max)
         self.timers = Timers(clock, loop.call_later, log, agents.timers_durable_max)
+        self.redirects = Redirects(self.timers, clock, self.sessions)
         self.news = News(self.core, self.channels)
         tell, later = self.news.tell, self.later
         self.directory = Directory(clock, self.timers, gate, log, tell, later, agents, declared)

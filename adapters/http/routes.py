@@ -12,6 +12,7 @@ from dragoman.adapters.http import (
     admin_bans,
     admin_delayed,
     admin_kept,
+    admin_redirects,
     agents,
     calls,
     channels,
@@ -45,6 +46,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     *admin_kept.DEFINITIONS,
     *admin_bans.DEFINITIONS,
     *admin_delayed.DEFINITIONS,
+    *admin_redirects.DEFINITIONS,
     *health.DEFINITIONS,
     Definition(
         "GET",

@@ -23,9 +23,14 @@ from dragoman.routing.refusals import Reason, Refusal
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.session import MqttSession
     from dragoman.adapters.mqtt.standing import Standing
+    from dragoman.broker.redirects import Redirect
 
 HELD_MAX: Final = 64
 """Packets a client may send ahead while its password is checked; the socket is not read meanwhile: one feed."""
+
+
+REFERENCE_OVERHEAD: Final = 16
+"""The most that a CONNACK or DISCONNECT holds beside its server reference."""
 
 
 def begin(session: MqttSession, packet: Connect) -> None:
@@ -36,6 +41,8 @@ def begin(session: MqttSession, packet: Connect) -> None:
     session.connect = packet
     session.packet_max = packet.properties.maximum_packet_size or session.packet_max
     session.phase = Phase.CHECKING
+    if _sent_elsewhere(session):
+        return
     refusal = _unacceptable(session, packet)
     if refusal is not None:
         reject(session, *refusal)
@@ -55,6 +62,28 @@ def begin(session: MqttSession, packet: Connect) -> None:
 
     session.realm.authenticator.check(credentials, known)
     at_once = False
+
+
+def _sent_elsewhere(session: MqttSession) -> bool:
+    """Whether everybody who comes here is to go to another server, and so this client (§4.11)."""
+    there = session.terms.redirect or session.realm.broker.redirects.current
+    if there is None:
+        return False
+    session.realm.redirected_total += 1
+    session.realm.say("mqtt client not taken in: %s", "it is sent elsewhere", session)
+    _turn_away(session, direction(there), reference(session, there))
+    return True
+
+
+def direction(there: Redirect) -> int:
+    """Whether a client is to come back some day."""
+    return Code.SERVER_MOVED if there.permanent else Code.USE_ANOTHER_SERVER
+
+
+def reference(session: MqttSession, there: Redirect) -> Properties | None:
+    """Where to, unless the packet would then be larger than the client takes."""
+    fits = len(there.to.encode()) + REFERENCE_OVERHEAD <= session.packet_max
+    return Properties(server_reference=there.to) if fits else None
 
 
 def _credentials(session: MqttSession, packet: Connect) -> Credentials:
@@ -124,6 +153,8 @@ def _known(session: MqttSession, packet: Connect, outcome: Principal | Refusal) 
         return
     if isinstance(outcome, Refusal):
         reject(session, mapping.code_for(codes.CONNACK, outcome.reason), outcome.detail)
+        return
+    if _sent_elsewhere(session):
         return
     session.principal = outcome
     client_id = packet.client_id or f"auto-{uuid.uuid4().hex}"
@@ -276,7 +307,7 @@ def reject(session: MqttSession, code: int, detail: str) -> None:
     if session.phase is Phase.CLOSED:
         return
     session.realm.say("mqtt client not taken in: %s", detail, session)
-    _turn_away(session, code, detail)
+    _turn_away(session, code, session.reason(detail))
 
 
 def break_off(session: MqttSession, error: ProtocolError) -> None:
@@ -286,16 +317,16 @@ def break_off(session: MqttSession, error: ProtocolError) -> None:
     [3.1.1 3.1.4-1] but for a level it does not know: "server unavailable" would ask for another try.
     """
     if session.decoder.version == 5 or error.code == Code.UNSUPPORTED_PROTOCOL_VERSION:
-        _turn_away(session, error.code, error.detail)
+        _turn_away(session, error.code, session.reason(error.detail))
     else:
         _close(session)
 
 
-def _turn_away(session: MqttSession, code: int, detail: str) -> None:
+def _turn_away(session: MqttSession, code: int, said: Properties | None) -> None:
     version = session.decoder.version
     if version:
         if version == 5:
-            frame = encode_connack(5, False, code, session.reason(detail))
+            frame = encode_connack(5, False, code, said)
         else:
             frame = encode_connack(version, False, return_code(code))
         if len(frame) <= session.packet_max:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from dragoman.adapters.serving.sockets import OFF, address_problem, parse_address
 from dragoman.adapters.serving.unix_sockets import PREFIX, path_problem, unix_path
+from dragoman.broker.redirects import reference_problem
 from dragoman.broker.settings_key import key, required
 from dragoman.routing.addresses import is_loopback
 
@@ -73,6 +74,12 @@ def _networks_problem(value: object) -> str | None:
     return None
 
 
+def redirect_problem(value: object) -> str | None:
+    """Why clients cannot be sent there; nobody is where there is nothing."""
+    assert value is None or isinstance(value, str)
+    return reference_problem(value) if value else None
+
+
 def _versions_problem(value: object) -> str | None:
     assert isinstance(value, tuple)
     unknown = [text for text in value if text not in VERSIONS]
@@ -126,6 +133,12 @@ class ListenerSettings:
     shared_subscriptions: bool | None = key(None, why=_AS_MESH)
     wildcard_subscriptions: bool | None = key(None, why=_AS_MESH)
     subscription_identifiers: bool | None = key(None, why=_AS_MESH)
+    redirect_to: str | None = key(
+        None,
+        why="clients of this listener are told to go there; empty = nobody is, none = as mqtt.redirect_to says",
+        check=redirect_problem,
+    )
+    redirect_permanent: bool = key(False, why="whether that is for good: 0x9D (server moved) for 0x9C (use another)")
     connect_time_max_s: int | None = key(None, unit="s", low=0, why=_AS_MESH)
     client_certificates: str = key(
         "off",

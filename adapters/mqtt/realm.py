@@ -44,6 +44,7 @@ class Realm:
         self.paused_total = 0
         self.overruns_total = 0
         self.unfinished_total = 0
+        self.redirected_total = 0
         self._terms: dict[ListenerSettings, Terms] = {}
         told = "Publishes beyond Receive Maximum that the policy let through"
         self.metrics.probe("dragoman_mqtt_receive_max_exceeded", told, lambda: self.overruns_total, "counter")
@@ -51,6 +52,8 @@ class Realm:
         self.metrics.probe("dragoman_mqtt_paused", told, lambda: self.paused_total, "counter")
         told = "Clients cut off because a packet they had begun was not whole in time"
         self.metrics.probe("dragoman_mqtt_packets_unfinished", told, lambda: self.unfinished_total, "counter")
+        told = "Clients told to go to another server"
+        self.metrics.probe("dragoman_mqtt_redirected", told, lambda: self.redirected_total, "counter")
         broker.bans.follow(self._turn_out)
 
     def _turn_out(self, ban: Ban) -> None:

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from dragoman.adapters.mqtt.terms import Terms
     from dragoman.adapters.serving.entrance import Arrival
     from dragoman.broker.rates import Limiter
+    from dragoman.broker.redirects import Redirect
     from dragoman.broker.route import Route
     from dragoman.broker.streams import Stream
     from dragoman.broker.subscription import Feed, Subscription
@@ -560,12 +561,18 @@ class MqttSession:
         handshake.leave(self, clean=False, resumed=resumed)
         self.wire.wake()
 
-    def end(self, code: int, detail: str = "") -> None:
+    def redirect(self, there: Redirect) -> None:
+        """The mesh sends this client to another server; before 5.0 it is just closed."""
+        if self.phase is Phase.OPEN:
+            self.realm.redirected_total += 1
+            self.end(handshake.direction(there), said=handshake.reference(self, there))
+
+    def end(self, code: int, detail: str = "", said: Properties | None = None) -> None:
         """Closes an open connection from our side, with its will (§3.1.2.5)."""
         if self.phase is not Phase.OPEN:
             return
         if self.version == 5:
-            self.send(encode_disconnect(5, code, self.reason(detail)))
+            self.send(encode_disconnect(5, code, said or self.reason(detail)))
         self.closing = True
         handshake.leave(self, clean=False)
         self.wire.wake()

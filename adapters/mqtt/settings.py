@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dragoman.adapters.mqtt.listener_settings import ListenerSettings, listeners_problem
+from dragoman.adapters.mqtt.listener_settings import ListenerSettings, listeners_problem, redirect_problem
 from dragoman.adapters.serving.sockets import OFF
 from dragoman.broker.settings_key import key
 
@@ -102,6 +102,13 @@ class MqttSettings:
     subscription_identifiers: bool = key(
         True, why="whether a SUBSCRIBE may have one; if not, it ends the connection with 0xA1"
     )
+    redirect_to: str = key(
+        "",
+        why="servers such as 'b.example:1883', a space between several: every client is told to go there (0x9C; 3.1.1: "
+        "3) and comes no further; empty = they may come in",
+        check=redirect_problem,
+    )
+    redirect_permanent: bool = key(False, why="whether it is for good: 0x9D (server moved) for 0x9C (use another)")
     connect_time_max_s: int = key(
         0, unit="s", low=0, why="longest a connection lasts; then it is told 0xA0 and its will is said; 0 = for ever"
     )

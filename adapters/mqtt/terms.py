@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from dragoman.adapters.mqtt.codes import Code
+from dragoman.broker.redirects import Redirect
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.listener_settings import ListenerSettings
@@ -19,10 +20,12 @@ class Terms(NamedTuple):
 
     ``qos_max``     of what its clients publish, and of what they are granted
     ``retain``      whether they may publish retained values
+    ``redirect``    where all of them are sent
     ``shared``, ``wildcards``, ``identifiers``  what they may subscribe with
     """
 
     connect_time_max_ms: int
+    redirect: Redirect | None
     qos_max: int
     retain: bool
     shared: bool
@@ -58,12 +61,19 @@ def terms_of(listener: ListenerSettings, mesh: MqttSettings) -> Terms:
     """Its terms."""
     return Terms(
         connect_time_max_ms=1000 * _either(listener.connect_time_max_s, mesh.connect_time_max_s),
+        redirect=_redirect(listener, mesh),
         qos_max=_either(listener.qos_max, mesh.qos_max),
         retain=_either(listener.retain_available, mesh.retain_available),
         shared=_either(listener.shared_subscriptions, mesh.shared_subscriptions),
         wildcards=_either(listener.wildcard_subscriptions, mesh.wildcard_subscriptions),
         identifiers=_either(listener.subscription_identifiers, mesh.subscription_identifiers),
     )
+
+
+def _redirect(listener: ListenerSettings, mesh: MqttSettings) -> Redirect | None:
+    if listener.redirect_to is not None:
+        return Redirect(listener.redirect_to, listener.redirect_permanent) if listener.redirect_to else None
+    return Redirect(mesh.redirect_to, mesh.redirect_permanent) if mesh.redirect_to else None
 
 
 def _either(own: T | None, mesh: T) -> T:

@@ -14,6 +14,7 @@ import aiohttp
 
 from dragoman.adapters.http.listener import Door, Listener
 from dragoman.adapters.http.routes import add_routes
+from dragoman.adapters.http.session import StreamSession
 from dragoman.adapters.http.settings import HttpSettings
 from dragoman.adapters.http.surface import Setting, Surface
 from dragoman.adapters.serving.credentials import Credentials
@@ -29,6 +30,7 @@ from dragoman.broker.log.contract import Log
 from dragoman.broker.log.memory import MemoryLog
 from dragoman.broker.metrics import Metrics
 from dragoman.broker.principal import ANONYMOUS, Principal
+from dragoman.broker.redirects import Redirect
 from dragoman.broker.settings import BrokerSettings
 from dragoman.broker.settings_agents import AgentSettings
 from dragoman.routing.refusals import Reason, Refusal
@@ -60,6 +62,20 @@ class People:
             then(ANONYMOUS)
         else:
             then(Refusal(Reason.NOT_AUTHENTICATED, "who are you?"))
+
+
+class Movable:
+    """A session that has words for going elsewhere."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._real = StreamSession(broker, Principal("dev"), "dev", HttpSettings())
+        self.sent: list[Redirect] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def redirect(self, there: Redirect) -> None:
+        self.sent.append(there)
 
 
 @dataclass

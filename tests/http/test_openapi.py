@@ -15,7 +15,7 @@ from dragoman.adapters.links.links import Links
 from dragoman.adapters.links.settings import LinkSettings, RouteSettings
 from dragoman.broker.session import KeptSession
 from tests.http.contract import Contract
-from tests.http.http_mesh import HttpMesh, eventually, http_mesh
+from tests.http.http_mesh import HttpMesh, Movable, eventually, http_mesh
 
 CARD = {"card": {"name": "w", "skills": [{"name": "write"}]}, "lease_ms": 60_000}
 EVENTS = {"Accept": "text/event-stream"}
@@ -144,6 +144,7 @@ async def _rest(mesh: HttpMesh) -> None:
             "slow",
             "bans",
             "delayed",
+            "redirect",
         ),
     ):
         status, answer, _ = await mesh.ask("GET", f"/v1/admin/{path}", token="root")
@@ -157,6 +158,14 @@ async def _rest(mesh: HttpMesh) -> None:
     ban = {"kind": "client", "who": "noisy"}
     await mesh.ask("POST", "/v1/admin/bans", token="root", json=ban)
     await mesh.ask("DELETE", "/v1/admin/bans/client/noisy", token="root")
+    movable = Movable(mesh.broker)
+    assert mesh.broker.attach(movable) is None
+    _, answer, _ = await mesh.ask("GET", "/v1/admin/connections?agent=dev", token="root")
+    one = answer["connections"][0]["id"]
+    await mesh.ask("POST", f"/v1/admin/connections/{one}/redirect", token="root", json={"to": "b.example"})
+    mesh.broker.detach(movable)
+    await mesh.ask("POST", "/v1/admin/redirect", token="root", json={"to": "b.example"})
+    await mesh.ask("DELETE", "/v1/admin/redirect", token="root")
     await mesh.ask("POST", "/v1/channels/%24delayed/60/a")
     await mesh.ask("DELETE", "/v1/admin/delayed/0", token="root")
     mesh.broker.kept_sessions["toy"] = OneKept()
