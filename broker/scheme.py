@@ -29,8 +29,8 @@ class Scheme(Protocol):
     def retained(self, filter_: str) -> Iterator[Message]:
         """The values of names it takes that match, lazily; the broker asks the gate and ``permits`` for each."""
 
-    def permits(self, principal: Principal, name: str) -> bool:
-        """Whether the principal may know of the name at all, beside what the gate says."""
+    def permits(self, principal: Principal, agent: str, name: str) -> bool:
+        """Whether (principal, agent) may know of the name at all, beside what the gate says."""
 
     def subscribed(self, subscription: Subscription) -> None:
         """Somebody subscribes to a filter below its first level."""
@@ -69,7 +69,7 @@ class Schemes:
     def permits(self, principal: Principal, agent: str, name: str) -> bool:
         """Whether rooms and schemes let (principal, agent) into this name."""
         scheme = self.of(name)
-        return self._open_to(principal, agent, name) and (scheme is None or scheme.permits(principal, name))
+        return self._open_to(principal, agent, name) and (scheme is None or scheme.permits(principal, agent, name))
 
     def subscribed(self, subscription: Subscription) -> None:
         """Tells the scheme it concerns."""

@@ -74,7 +74,7 @@ class OverMqtt:
         """The cards."""
         return self._registrations.retained(filter_)
 
-    def permits(self, principal: Principal, name: str) -> bool:
+    def permits(self, principal: Principal, agent: str, name: str) -> bool:
         """Who may not know of an agent does not see its card here either. Replies to the mesh are nobody else's."""
         if self._servers.takes(name):
             return False
