@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 HELD_MAX: Final = 64
 """Packets a client may send ahead while its password is checked; the socket is not read meanwhile: one feed."""
 
+MCP_COMPONENT: Final = "MCP-COMPONENT-TYPE"
+"""A user property by which clients and servers of MCP over MQTT say what they are."""
+
 
 REFERENCE_OVERHEAD: Final = 16
 """The most that a CONNACK or DISCONNECT holds beside its server reference."""
@@ -287,7 +290,8 @@ def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: in
         authentication_method=shown.method if shown is not None else None,
         authentication_data=shown.data if shown is not None else None,
     )
-    session.terms.tell(said)
+    # EMQ's SDK for MCP takes silence about them for a no, and leaves.
+    session.terms.tell(said, plainly=any(name == MCP_COMPONENT for name, _ in asked.user_properties))
     if asked.request_response_information:
         said.response_information = broker.verbs.response_information
         said.user_properties = [(MESH_SELF, mesh_id(broker.log))]

@@ -48,11 +48,15 @@ class Terms(NamedTuple):
             return Code.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED
         return None
 
-    def tell(self, said: Properties) -> None:
-        """Adds what is not to be had to what CONNACK says; what is said of nothing is there (§3.2.2.3)."""
+    def tell(self, said: Properties, *, plainly: bool) -> None:
+        """Adds what is not to be had to what CONNACK says; what is said of nothing is there (§3.2.2.3).
+
+        ``plainly``: retained messages and wildcards are spoken of though they are to be had.
+        """
+        there = 1 if plainly else None
         said.maximum_qos = self.qos_max if self.qos_max < 2 else None
-        said.retain_available = None if self.retain else 0
-        said.wildcard_subscription_available = None if self.wildcards else 0
+        said.retain_available = there if self.retain else 0
+        said.wildcard_subscription_available = there if self.wildcards else 0
         said.subscription_identifier_available = None if self.identifiers else 0
         said.shared_subscription_available = None if self.shared else 0
 
