@@ -252,7 +252,7 @@ class Delayed:
         """None has a value."""
         return iter(())
 
-    def permits(self, principal: Principal, name: str) -> bool:
+    def permits(self, principal: Principal, agent: str, name: str) -> bool:
         """Nobody reads here, subscribes here or makes channels here."""
         return False
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, Self, final
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, final
 
 from dragoman import __version__
 from dragoman.adapters.serving.binding import Bound
@@ -39,12 +39,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dragoman.adapters.a2a.desk import Desk
+    from dragoman.adapters.mcp.desk import Desk as McpDesk
     from dragoman.adapters.mqtt.listener import Listener as MqttListener
     from dragoman.adapters.mqtt.listener_settings import ListenerSettings
     from dragoman.adapters.mqtt.realm import Realm
     from dragoman.adapters.mqtt.websocket_listener import WebSocketListener
     from dragoman.broker.log.contract import Log
     from dragoman.broker.log.disk_log import DiskLog
+
+    Sockets: TypeAlias = dict[str, list[socket.socket]]
 
 __all__ = ["CannotStartError", "Mesh", "hash_password", "new_token", "scram_verifier"]
 
@@ -100,7 +103,6 @@ class Mesh(Face):
         self._authenticator: Authenticator | None = None
         self._disk: DiskLog | None = None
         self._mqtt_realm: Realm | None = None
-        self._desk: Desk | None = None
         self._links_report: Callable[[], list[dict[str, object]]] = list
         self._reloading = asyncio.Lock()
         self._of_mqtt: dict[str, MqttListener | WebSocketListener] = {}
@@ -266,7 +268,7 @@ class Mesh(Face):
 
     # -- listeners -----------------------------------------------------------------------------------
 
-    def _bind(self) -> dict[str, list[socket.socket]]:
+    def _bind(self) -> Sockets:
         """Takes the ports first: whether they are free is known before anything is opened or written."""
         listen = self.config.listen
         wanted = [(name, getattr(listen, name), 0) for name in LISTENERS if getattr(listen, name) != OFF]
@@ -276,7 +278,7 @@ class Mesh(Face):
             self.addresses[name] = bound.address
         return {name: bound.sockets for name, bound in self._bound.items()}
 
-    def _build(self, bound: dict[str, list[socket.socket]]) -> list[Listener]:
+    def _build(self, bound: Sockets) -> list[Listener]:
         limits = ConnectionLimits(self.config.limits, self.broker.bans)
         listeners: list[Listener] = []
         if self.config.links:
@@ -287,25 +289,23 @@ class Mesh(Face):
             self._links_report = links.report
             listeners.append(links)
         every = _mqtt_listeners(self.config)
-        if every or "http" in bound or "https" in bound:
+        web = "http" in bound or "https" in bound
+        if every or web:
             from dragoman.adapters.a2a.desk import Desk
+            from dragoman.adapters.mcp.desk import Desk as McpDesk
 
-            self._desk = Desk(self.broker, self.config.a2a, version=__version__)
-            listeners.append(self._desk)
-            listeners.extend(self._a2a_over_mqtt(self._desk, every))
-        if every and self.config.mcp.mqtt_servers_max:
-            from dragoman.adapters.mcp.mqtt_servers import MqttServers
-
-            listeners.append(MqttServers(self.broker, self.config.mcp.mqtt_servers_max))
-        if every:
-            listeners.extend(self._mqtt(every, bound, limits))
+            desk = Desk(self.broker, self.config.a2a, version=__version__)
+            mcp_desk = McpDesk(self.broker, self.config.mcp, version=__version__)
+            listeners += [desk, mcp_desk]
+            if every:
+                listeners += [*self._over_mqtt(desk, mcp_desk, every), *self._mqtt(every, bound, limits)]
+            if web:
+                listeners.append(self._http(bound, limits, desk, mcp_desk))
         if "kafka" in bound or "kafkas" in bound:
             listeners.extend(self._kafka(bound, limits))
-        if "http" in bound or "https" in bound:
-            listeners.append(self._http(bound, limits))
         return listeners
 
-    def _http(self, bound: dict[str, list[socket.socket]], limits: ConnectionLimits) -> Listener:
+    def _http(self, bound: Sockets, limits: ConnectionLimits, desk: Desk, mcp_desk: McpDesk) -> Listener:
         """The one web application: HTTP, MCP and A2A add their routes to it."""
         from dragoman.adapters.a2a.routes import add_routes as add_a2a
         from dragoman.adapters.http.listener import Door
@@ -328,9 +328,8 @@ class Mesh(Face):
             links=self._links_report,
         )
         add_http(app, surface)
-        add_mcp(app, self.broker, config.mcp, version=__version__)
-        assert self._desk is not None
-        add_a2a(app, self.broker, config.a2a, self._desk)
+        add_mcp(app, self.broker, config.mcp, mcp_desk)
+        add_a2a(app, self.broker, config.a2a, desk)
         if self._mqtt_realm is not None:
             from dragoman.adapters.mqtt.websocket import add_route as add_mqtt
 
@@ -345,9 +344,7 @@ class Mesh(Face):
             self._encrypted["https"] = listener
         return listener
 
-    def _mqtt(
-        self, every: Sequence[ListenerSettings], bound: dict[str, list[socket.socket]], limits: ConnectionLimits
-    ) -> Sequence[Listener]:
+    def _mqtt(self, every: Sequence[ListenerSettings], bound: Sockets, limits: ConnectionLimits) -> Sequence[Listener]:
         from dragoman.adapters.mqtt.realm import Realm
         from dragoman.adapters.mqtt.sys_tree import SysTree
 
@@ -371,16 +368,19 @@ class Mesh(Face):
 
         return MqttListener(realm, limits, settings, sockets, tls)
 
-    def _a2a_over_mqtt(self, desk: Desk, every: Sequence[ListenerSettings]) -> list[Listener]:
+    def _over_mqtt(self, desk: Desk, mcp_desk: McpDesk, every: Sequence[ListenerSettings]) -> list[Listener]:
         """Before MQTT itself, so that its clients' first words mean what they say."""
-        if not every or not self.config.a2a.mqtt:
-            return []
-        from dragoman.adapters.a2a.over_mqtt import OverMqtt
+        from dragoman.adapters.mcp.over_mqtt import mcp_over_mqtt
 
-        shown = next((settings for settings in every if settings.unix is None), every[0])
-        return [OverMqtt(self.broker, self.config.a2a, desk, url=shown.url(self.addresses[shown.name]))]
+        found: list[Listener] = [*mcp_over_mqtt(self.broker, self.config.mcp, mcp_desk)]
+        if self.config.a2a.mqtt:
+            from dragoman.adapters.a2a.over_mqtt import OverMqtt
 
-    def _kafka(self, bound: dict[str, list[socket.socket]], limits: ConnectionLimits) -> list[Listener]:
+            shown = next((settings for settings in every if settings.unix is None), every[0])
+            found.append(OverMqtt(self.broker, self.config.a2a, desk, url=shown.url(self.addresses[shown.name])))
+        return found
+
+    def _kafka(self, bound: Sockets, limits: ConnectionLimits) -> list[Listener]:
         from dragoman.adapters.kafka.listener import Listener as KafkaListener
         from dragoman.adapters.kafka.realm import Realm
 

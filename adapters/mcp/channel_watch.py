@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 LOOKED_AT_MAX: Final = 1_000
 """Empty channels looked at in one go; the others come next time."""
 
-OWN_ROOT: Final = "$dragoman/"
+NO_RESOURCES: Final = ("$dragoman/", "$mcp-")
+"""Channels that begin so are nobody's resources: the mesh's own, and MCP's own talk over MQTT, where each client that
+comes would be news to all others."""
 
 
 @final
@@ -71,7 +73,7 @@ class ChannelWatch:
             if channel.number <= newest:
                 break
             self._newest = max(self._newest, channel.number)
-            if channel.head is None and not channel.name.startswith(OWN_ROOT):
+            if channel.head is None and not channel.name.startswith(NO_RESOURCES):
                 # At the front: they are looked at at once.
                 self._empty.appendleft(channel)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from dragoman.adapters.mcp.kernel import JsonObject
+from dragoman.adapters.mcp.kernel import INTERNAL_ERROR, JsonObject, RpcError
 from dragoman.adapters.serving.json_in import shallow, strict_json
 from dragoman.routing.refusals import Refusal
 from dragoman.routing.words import base64_of, text_of
@@ -71,6 +71,11 @@ def refused_result(refusal: Refusal) -> JsonObject:
     if refusal.retry_after_ms:
         text += f" (try again in {refusal.retry_after_ms} ms)"
     return {"resultType": "complete", "content": [{"type": "text", "text": text}], "isError": True}
+
+
+def refused_error(refusal: Refusal) -> RpcError:
+    """A no to the request itself, which no tool has seen."""
+    return RpcError(INTERNAL_ERROR, f"{refusal.reason.value}: {refusal.detail}")
 
 
 def encodable(value: object) -> bool:

@@ -23,23 +23,19 @@ from dragoman.adapters.mcp.kernel import (
     INVALID_REQUEST,
     MODERN_VERSIONS,
     VERSION_HEADER,
-    Kernel,
     Request,
     RpcError,
 )
 from dragoman.adapters.mcp.voices import Reply, Voice
 from dragoman.adapters.serving.problems import respond
-from dragoman.adapters.serving.quota import Quota
 from dragoman.adapters.serving.sse import last_event_id
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
+    from dragoman.adapters.mcp.desk import Desk
     from dragoman.adapters.mcp.settings import McpSettings
+    from dragoman.adapters.serving.quota import Quota
     from dragoman.broker.broker import Broker
-    from dragoman.broker.timers import Timer
-
-SWEEP_MS: Final = 10_000
-"""How often idle sessions are looked for."""
 
 _EVENT_ID: Final = re.compile(r"([0-9]{1,10})-([0-9]{1,18})")
 
@@ -48,22 +44,15 @@ _EVENT_ID: Final = re.compile(r"([0-9]{1,10})-([0-9]{1,18})")
 class HandshakeRoutes:
     """What ``/mcp`` is to clients of these revisions."""
 
-    __slots__ = ("_broker", "_kernel", "_listens", "_requests", "_settings", "_timer", "sessions")
+    __slots__ = ("_broker", "_kernel", "_listens", "_requests", "_settings", "sessions")
 
-    def __init__(
-        self, broker: Broker, settings: McpSettings, kernel: Kernel, *, requests: Quota, listens: Quota
-    ) -> None:
+    def __init__(self, broker: Broker, settings: McpSettings, desk: Desk, listens: Quota) -> None:
         self._broker = broker
         self._settings = settings
-        self._kernel = kernel
-        self._requests = requests
+        self._kernel = desk.kernel
+        self._requests = desk.requests
         self._listens = listens
-        self._timer: Timer | None = None
-        self.sessions = HandshakeSessions(
-            each_max=settings.sessions_per_principal_max,
-            sessions_max=settings.sessions_max,
-            idle_s=settings.session_idle_s,
-        )
+        self.sessions = HandshakeSessions(broker, desk.sessions, settings.session_idle_s)
 
     def tell(self, method: str) -> None:
         """Puts a notice on the stream of every session."""
@@ -72,8 +61,6 @@ class HandshakeRoutes:
 
     def close(self) -> None:
         """Ends every session and its streams."""
-        if self._timer is not None:
-            self._timer.cancel()
         self.sessions.close()
 
     # -- POST ----------------------------------------------------------------------------------------
@@ -103,8 +90,6 @@ class HandshakeRoutes:
         if refusal is not None:
             raise RefusedError(refusal)
         caller.session = session
-        if self._timer is None:
-            self._timer = self._broker.timers.after(SWEEP_MS, self._sweep)
         response = await self._ask(http, caller, envelope, session)
         if not session.place.agreed:
             self.sessions.end(session)
@@ -114,9 +99,9 @@ class HandshakeRoutes:
         self, http: web.Request, caller: Caller, envelope: wire.Envelope, session: HandshakeSession
     ) -> web.StreamResponse:
         assert envelope.id is not None, "notifications have been answered"
-        if session.requests >= self._settings.session_requests_max:
-            detail = f"{session.requests} requests of this session are under way, which is all it may have"
-            raise RefusedError(Refusal(Reason.QUOTA_EXCEEDED, detail, 1000))
+        refusal = session.crowded(self._settings.session_requests_max)
+        if refusal is not None:
+            raise RefusedError(refusal)
         with self._requests.held(caller.principal.name):
             reply = session.reply()
             session.start(Request(envelope.id, envelope.method, envelope.params, caller, reply.notify), reply)
@@ -208,7 +193,7 @@ class HandshakeRoutes:
             if voice.number == 0:
                 await asyncio.sleep(self._settings.notices_gap_s)
 
-    # -- DELETE, and the end of the idle -------------------------------------------------------------
+    # -- DELETE -------------------------------------------------------------
 
     def delete(self, http: web.Request, caller: Caller) -> web.Response:
         """A client ends its session."""
@@ -232,10 +217,6 @@ class HandshakeRoutes:
         if session is None:
             return refused(RpcError(INVALID_REQUEST, "session not found"), 404)
         return session
-
-    def _sweep(self) -> None:
-        self.sessions.put_out_idle(self._now_ms())
-        self._timer = self._broker.timers.after(SWEEP_MS, self._sweep) if len(self.sessions) else None
 
     def _now_ms(self) -> int:
         return self._broker.clock.monotonic_ms()

@@ -27,12 +27,13 @@ from dragoman.adapters.mcp.kernel import (
     RpcError,
 )
 from dragoman.adapters.mcp.voices import Notices, Reply
-from dragoman.adapters.serving.quota import Quota
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.adapters.mcp.callers import Caller
+    from dragoman.adapters.serving.quota import Quota
     from dragoman.broker.broker import Broker
+    from dragoman.broker.timers import Timer
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ UPDATED: Final = "notifications/resources/updated"
 
 REPLIES_KEPT: Final = 16
 """Finished streams of one session whose end may still be asked for."""
+
+SWEEP_MS: Final = 10_000
+"""How often idle sessions are looked for."""
 
 PRIMED_SINCE: Final = "2025-11-25"
 """Older clients take an event without data for a broken one."""
@@ -86,9 +90,21 @@ class HandshakeSession:
         return bool(self.streams or self._in_flight)
 
     @property
+    def follows(self) -> bool:
+        """Whether it is told of any resource."""
+        return self._following is not None and bool(self._following.uris)
+
+    @property
     def requests(self) -> int:
         """How many requests are under way."""
         return len(self._in_flight)
+
+    def crowded(self, requests_max: int) -> Refusal | None:
+        """The no to one more request, if there are too many under way."""
+        if self.requests < requests_max:
+            return None
+        detail = f"{self.requests} requests of this session are under way, which is all it may have"
+        return Refusal(Reason.QUOTA_EXCEEDED, detail, 1000)
 
     @property
     def primes(self) -> bool:
@@ -203,14 +219,16 @@ class HandshakeSession:
 
 @final
 class HandshakeSessions:
-    """All of them, bounded in number and idle time."""
+    """Those of one carrier, bounded in idle time, and in number by the quota that all share."""
 
-    __slots__ = ("_by_id", "_idle_ms", "_quota")
+    __slots__ = ("_broker", "_by_id", "_idle_ms", "_quota", "_timer")
 
-    def __init__(self, *, each_max: int, sessions_max: int, idle_s: float) -> None:
-        self._quota = Quota("sessions", each_max=each_max, total_max=sessions_max)
+    def __init__(self, broker: Broker, quota: Quota, idle_s: float) -> None:
+        self._broker = broker
+        self._quota = quota
         self._by_id: dict[str, HandshakeSession] = {}
         self._idle_ms = int(idle_s * 1000)
+        self._timer: Timer | None = None
 
     def __iter__(self) -> Iterator[HandshakeSession]:
         return iter(list(self._by_id.values()))
@@ -224,6 +242,8 @@ class HandshakeSessions:
         refusal = self._quota.take(session.owner)
         if refusal is None:
             self._by_id[session.id] = session
+            if self._timer is None:
+                self._timer = self._broker.timers.after(SWEEP_MS, self._sweep)
         return refusal
 
     def find(self, session_id: str, owner: str, now_ms: int) -> HandshakeSession | None:
@@ -247,8 +267,15 @@ class HandshakeSessions:
 
     def close(self) -> None:
         """Ends all."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for session in list(self._by_id.values()):
             self.end(session)
+
+    def _sweep(self) -> None:
+        self.put_out_idle(self._broker.clock.monotonic_ms())
+        self._timer = self._broker.timers.after(SWEEP_MS, self._sweep) if self._by_id else None
 
     def _idle(self, session: HandshakeSession, now_ms: int) -> bool:
         return not session.busy and now_ms - session.used_ms > self._idle_ms

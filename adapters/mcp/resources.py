@@ -8,6 +8,7 @@ from base64 import b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from typing import TYPE_CHECKING, Final
 
+from dragoman.adapters.mcp.channel_watch import NO_RESOURCES
 from dragoman.adapters.mcp.contents import resource_json
 from dragoman.adapters.mcp.kernel import INVALID_PARAMS, JsonObject, RpcError
 from dragoman.routing.names import from_uri, shown, to_uri
@@ -50,7 +51,7 @@ async def list_channels(broker: Broker, session: McpSession, cursor: str | None,
             name
             for name in names[at : at + SCAN_CHUNK]
             if name > after
-            and not name.startswith("$dragoman/")
+            and not name.startswith(NO_RESOURCES)
             and value_of(broker, name) is not None
             and broker.may_read(session, name)
         ]

@@ -7,9 +7,7 @@ the request around it as a problem document.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
 from aiohttp import web
 
@@ -21,33 +19,24 @@ from dragoman.adapters.mcp.kernel import (
     INTERNAL_ERROR,
     MODERN_VERSIONS,
     VERSION_HEADER,
-    Kernel,
     Request,
     RpcError,
     http_status,
 )
-from dragoman.adapters.mcp.listen import LIST_CHANGED
-from dragoman.adapters.mcp.serve import MeshServe
 from dragoman.adapters.serving.problems import respond
 from dragoman.adapters.serving.quota import Quota
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
 if TYPE_CHECKING:
+    from dragoman.adapters.mcp.desk import Desk
     from dragoman.adapters.mcp.settings import McpSettings
     from dragoman.broker.broker import Broker
 
-INSTRUCTIONS: Final = (
-    "A mesh where agents, tools and devices meet. Every skill somebody offers is a tool; with the argument 'agent' "
-    "you choose who does it. The tools named mesh_… publish, read, wait for and join channels, find agents and open "
-    "rooms. Channels are also resources, channel:///name, which hold their retained or newest message."
-)
 
-
-def add_routes(app: web.Application, broker: Broker, settings: McpSettings, *, version: str) -> McpEndpoint:
-    """Serves MCP on ``app`` at ``settings.path``. The endpoint starts and ends with the application."""
-    endpoint = McpEndpoint(broker, settings, version)
+def add_routes(app: web.Application, broker: Broker, settings: McpSettings, desk: Desk) -> McpEndpoint:
+    """Serves MCP on ``app`` at ``settings.path``. The endpoint ends with the application."""
+    endpoint = McpEndpoint(broker, settings, desk)
     app.router.add_route("*", settings.path, endpoint.answer)
-    app.on_startup.append(endpoint.started)
     app.on_shutdown.append(endpoint.stopped)
     return endpoint
 
@@ -56,37 +45,19 @@ def add_routes(app: web.Application, broker: Broker, settings: McpSettings, *, v
 class McpEndpoint:
     """What ``/mcp`` is to HTTP."""
 
-    __slots__ = ("_broker", "_handshakes", "_kernel", "_listens", "_requests", "_serve", "_settings", "_unwatch")
+    __slots__ = ("_broker", "_handshakes", "_kernel", "_listens", "_requests", "_settings")
 
-    def __init__(self, broker: Broker, settings: McpSettings, version: str) -> None:
+    def __init__(self, broker: Broker, settings: McpSettings, desk: Desk) -> None:
         self._broker = broker
         self._settings = settings
-        self._requests = Quota(
-            "requests", each_max=settings.requests_per_principal_max, total_max=settings.requests_max
-        )
+        self._requests = desk.requests
         self._listens = Quota("streams", each_max=settings.listens_per_principal_max, total_max=settings.listens_max)
-        self._serve = MeshServe(broker, settings)
-        self._kernel = Kernel(self._serve, name="dragoman", version=version, instructions=INSTRUCTIONS)
-        self._handshakes = HandshakeRoutes(
-            broker, settings, self._kernel, requests=self._requests, listens=self._listens
-        )
-        self._unwatch: list[Callable[[], None]] = []
-
-    async def started(self, app: web.Application) -> None:
-        """Begins to watch, so that clients learn of new tools and resources."""
-        tell = self._handshakes.tell
-        for changes, kind in (
-            (self._serve.tools_changed, "toolsListChanged"),
-            (self._serve.resources_changed, "resourcesListChanged"),
-        ):
-            self._unwatch.append(changes.subscribe(partial(tell, LIST_CHANGED[kind])))
-        self._serve.start()
+        self._kernel = desk.kernel
+        self._handshakes = HandshakeRoutes(broker, settings, desk, self._listens)
+        desk.watch(self._handshakes.tell)
 
     async def stopped(self, app: web.Application) -> None:
-        """Ends every stream, cursor and session."""
-        for end in self._unwatch:
-            end()
-        self._serve.stop()
+        """Ends every stream and session."""
         self._handshakes.close()
 
     async def answer(self, http: web.Request) -> web.StreamResponse:

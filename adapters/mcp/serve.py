@@ -12,10 +12,9 @@ from dragoman.adapters.mcp.callers import Caller
 from dragoman.adapters.mcp.catalog import Catalog
 from dragoman.adapters.mcp.changes import Changes
 from dragoman.adapters.mcp.channel_watch import ChannelWatch
-from dragoman.adapters.mcp.contents import encodable, mesh_result, refused_result
+from dragoman.adapters.mcp.contents import encodable, mesh_result, refused_error, refused_result
 from dragoman.adapters.mcp.cursors import Cursors
 from dragoman.adapters.mcp.kernel import (
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     RESOURCE_NOT_FOUND,
     JsonObject,
@@ -211,7 +210,7 @@ class MeshServe:
         listening = Listening(self._broker, _caller(request), self._settings.notices_gap_s)
         outcome = await listen(listening, request, kinds, uris)
         if isinstance(outcome, Refusal):
-            raise _internal(outcome)
+            raise refused_error(outcome)
         return outcome
 
     # -- within --------------------------------------------------------------------------------------
@@ -221,7 +220,7 @@ class MeshServe:
         session = McpSession(caller.principal, caller.agent)
         refusal = self._broker.attach(session)
         if refusal is not None:
-            raise _internal(refusal)
+            raise refused_error(refusal)
         try:
             yield session
         finally:
@@ -246,7 +245,3 @@ class MeshServe:
 def _caller(request: Request) -> Caller:
     assert isinstance(request.caller, Caller), "the endpoint makes every request for a caller"
     return request.caller
-
-
-def _internal(refusal: Refusal) -> RpcError:
-    return RpcError(INTERNAL_ERROR, f"{refusal.reason.value}: {refusal.detail}")

@@ -11,6 +11,7 @@ from dragoman.broker.settings_key import key
 MIB = 1 << 20
 
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_SERVER_NAME: Final = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _TAKEN: Final = frozenset(("v1", "healthz", "readyz", "metrics", "openapi.json"))
 
 
@@ -20,6 +21,13 @@ def _path_problem(value: object) -> str | None:
         return f"{value!r} is no path; one is like /mcp, of letters, digits and -._~"
     if value.split("/")[1] in _TAKEN:
         return f"{value!r} is taken by HTTP; choose another, like /mcp"
+    return None
+
+
+def _server_name_problem(value: object) -> str | None:
+    assert isinstance(value, str)
+    if value and not _SERVER_NAME.fullmatch(value):
+        return f"{value!r} is no name; one is like plant/mesh, of letters, digits and -._"
     return None
 
 
@@ -82,6 +90,11 @@ class McpSettings:
         unit="servers",
         low=0,
         why="MCP servers over MQTT whose tools are skills here; 0: their topics are channels and nothing more",
+    )
+    mqtt_name: str = key(
+        "dragoman/mesh",
+        why="the name of the MCP server over MQTT that the mesh is to MQTT clients; empty: it is none",
+        check=_server_name_problem,
     )
 
     def __post_init__(self) -> None:

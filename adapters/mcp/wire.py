@@ -68,6 +68,19 @@ def parse(raw: bytes) -> Envelope | RpcError:
     return Envelope(body, identity, method, params)
 
 
+def id_of(raw: bytes) -> RequestId | None:
+    """The id under which the sender of a request waits that is wrong otherwise; None if it is no request, or has none.
+
+    For carriers where an answer is known by its id alone.
+    """
+    try:
+        body = strict_json(raw)
+    except ValueError:
+        return None
+    identity = body.get("id") if isinstance(body, dict) and isinstance(body.get("method"), str) else None
+    return identity if isinstance(identity, str | int) and not isinstance(identity, bool) else None
+
+
 def era_of(envelope: Envelope, headers: Mapping[str, str]) -> Era:
     """Which era this message belongs to. ``headers`` is case-insensitive."""
     meta = (envelope.params or {}).get("_meta")

@@ -11,7 +11,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from dragoman.adapters.mcp.desk import Desk
 from dragoman.adapters.mcp.routes import McpEndpoint, add_routes
+from dragoman.adapters.mcp.serve import MeshServe
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.adapters.serving.credentials import Credentials
 from dragoman.adapters.serving.web import RUNNER_OPTIONS, application
@@ -145,6 +147,7 @@ class McpMesh:
         self.port = port
         self.http = http
         self.endpoint: McpEndpoint
+        self.serve: MeshServe
 
     def add(self, agent: str, *skills: Skill, principal: str = "plant") -> None:
         """An agent that is connected and serves these skills."""
@@ -229,7 +232,9 @@ async def mcp_mesh(settings: McpSettings | None = None, gate: GateSettings | Non
     await broker.start()
     login = FakeAuthenticator()
     app = application(login, WebSettings())  # type: ignore[arg-type]
-    endpoint = add_routes(app, broker, settings or McpSettings(), version="9.9")
+    settings = settings or McpSettings()
+    desk = Desk(broker, settings, version="9.9")
+    endpoint = add_routes(app, broker, settings, desk)
     runner = web.AppRunner(app, shutdown_timeout=1, **RUNNER_OPTIONS)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -239,8 +244,10 @@ async def mcp_mesh(settings: McpSettings | None = None, gate: GateSettings | Non
         async with aiohttp.ClientSession() as http:
             mesh = McpMesh(broker, login, port, http)
             mesh.endpoint = endpoint
+            mesh.serve = desk._open()[0]
             yield mesh
     finally:
+        await desk.stop(0)
         await runner.cleanup()
         await broker.stop()
 

@@ -9,6 +9,7 @@ from mcp_mesh import McpMesh, hello, note, opened, request, run
 
 from dragoman.adapters.mcp.handshakes import HandshakeSession, HandshakeSessions
 from dragoman.adapters.mcp.kernel import Kernel
+from dragoman.adapters.serving.quota import Quota
 from dragoman.routing.cards import Skill
 
 
@@ -158,7 +159,7 @@ def test_requests_of_one_session_are_bounded() -> None:
 def test_idle_sessions_end_and_used_ones_do_not() -> None:
     async def body(mesh: McpMesh) -> None:
         kernel: Kernel = mesh.endpoint._kernel
-        sessions = HandshakeSessions(each_max=2, sessions_max=2, idle_s=10)
+        sessions = HandshakeSessions(mesh.broker, Quota("sessions", each_max=2, total_max=2), 10)
         first, second, third = (HandshakeSession(kernel, "p", 0) for _ in range(3))
         assert sessions.admit(first, 0) is None
         assert sessions.admit(second, 0) is None
@@ -176,5 +177,6 @@ def test_idle_sessions_end_and_used_ones_do_not() -> None:
         assert sessions.find(first.id, "p", 1_000_000) is None, "the mesh has ended it"
         sessions.put_out_idle(1_000_000)
         assert list(sessions) == [third]
+        sessions.close()
 
     run(body)

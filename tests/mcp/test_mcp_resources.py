@@ -140,13 +140,13 @@ def test_a_stream_tells_of_channels_that_hold_something_for_the_first_time() -> 
         publish(mesh, "old", b"0")
         message, headers = modern("subscriptions/listen", {"notifications": {"resourcesListChanged": True}})
         headers |= {"Accept": "application/json, text/event-stream"}
-        watch = mesh.endpoint._serve._channels
+        watch = mesh.serve._channels
         async with mesh.http.post(mesh.url, json=message, headers=headers) as stream:
             assert (await next_event(stream.content))["params"]["notifications"] == {"resourcesListChanged": True}
             watch._look()
             assert (await next_event(stream.content))["method"] == "notifications/resources/list_changed"
             rung: list[int] = []
-            unsubscribe = mesh.endpoint._serve.resources_changed.subscribe(lambda: rung.append(1))
+            unsubscribe = mesh.serve.resources_changed.subscribe(lambda: rung.append(1))
             publish(mesh, "old", b"1")
             session = McpSession(ANONYMOUS, "")
             assert mesh.broker.attach(session) is None
@@ -171,7 +171,7 @@ def test_comings_and_goings_change_no_list_until_an_agent_is_gone() -> None:
         mesh.add("t1", Skill("x"))
         await mesh.ask("server/discover")
         rung: list[int] = []
-        changes = mesh.endpoint._serve.tools_changed
+        changes = mesh.serve.tools_changed
         unsubscribe = changes.subscribe(lambda: rung.append(1))
         for limit in (0, None, 0, None):
             assert mesh.directory.set_limit("t1", limit) is None

@@ -110,7 +110,7 @@ def test_the_sdk_hears_what_it_follows() -> None:
             assert await heard.next() == (UPDATED, "channel:///a")
             mesh.add("t1", Skill("new_tool"))
             assert await heard.next() == ("notifications/tools/list_changed", None)
-            mesh.endpoint._serve._channels._look()
+            mesh.serve._channels._look()
             assert await heard.next() == ("notifications/resources/list_changed", None)
             await client.unsubscribe_resource("channel:///a")
             await mesh.call("mesh_publish", {"channel": "a", "text": "y"})

@@ -359,7 +359,7 @@ def test_idle_sessions_end_by_themselves_with_what_they_follow() -> None:
         await subscribe(mesh, lines, "channel:///a")
         (session,) = mesh.endpoint._handshakes.sessions
         session.used_ms -= 2_000
-        mesh.endpoint._handshakes._sweep()
+        mesh.endpoint._handshakes.sessions._sweep()
         assert session.closed
         assert not list(mesh.broker.sessions())
         assert (await mesh.post(request("ping"), lines))[0] == 404

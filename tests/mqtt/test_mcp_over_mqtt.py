@@ -140,7 +140,7 @@ async def converse(mesh: Mesh) -> None:
         second = await started(mesh, "adder-2")
         await online(client, "adder-2")
         async with Client(mesh, "mcp-client-2") as late:
-            await late.mqtt.subscribe("$mcp-server/presence/#", 1)
+            await late.mqtt.subscribe("$mcp-server/presence/+/plant/#", 1)
             await online(late, "adder-2")
             await late.initialize("adder-2")
             await late.leave()

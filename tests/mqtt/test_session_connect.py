@@ -41,6 +41,13 @@ def test_connack_of_5_tells_our_limits_and_nothing_that_is_default():
     client.expect(connack())
 
 
+def test_who_speaks_mcp_is_told_what_others_take_for_granted():
+    client = World().client()
+    said = [("MCP-COMPONENT-TYPE", "mcp-client")]
+    client.say(Connect(5, "c", True, properties=Properties(user_properties=said)))
+    client.expect(connack(retain_available=1, wildcard_subscription_available=1))
+
+
 @pytest.mark.parametrize("version", [3, 4])
 def test_connack_before_5_is_two_bytes(version: int):
     client = World().client(version)
