@@ -57,6 +57,7 @@ class Decoder:
     """
 
     __slots__ = (
+        "_framed",
         "_held",
         "_limit",
         "_need",
@@ -82,7 +83,9 @@ class Decoder:
         version: int = 0,
         qos_max: int = 2,
         retain: bool = True,
+        frames: bool = True,
     ) -> None:
+        """``frames``: plain publishes come with their own bytes, to be sent on as they are."""
         assert role in (SERVER, CLIENT), role
         assert version in (0, 3, 4, 5), version
         assert max_connect_bytes > 0, max_connect_bytes
@@ -100,6 +103,8 @@ class Decoder:
         self._retain = retain
         #: the first byte of a PUBLISH may be anything up to this
         self._plain_max = 0x31 + 2 * qos_max if retain else 0x30
+        #: the first byte of a PUBLISH whose bytes are kept
+        self._framed = 0x30 if frames else -1
         #: how many packets were not whole when a feed ended: the number of the one that is ``buffered``
         self.begun = 0
 
@@ -143,7 +148,7 @@ class Decoder:
         end = len(data)
         topics = VALID_TOPICS
         version = self.version
-        limit, plain_max = self._limit, self._plain_max
+        limit, plain_max, framed = self._limit, self._plain_max, self._framed
         while end - pos >= 2:
             first = data[pos]
             length = data[pos + 1]
@@ -191,7 +196,7 @@ class Decoder:
                 if version == 5:
                     at += 1
                 publish = Publish(topic, data[at:stop], qos, first & 1 == 1, first & 8 == 8, packet_id)
-                if first == 0x30:
+                if first == framed:
                     publish.frame = data[pos:stop]
                 packets.append(publish)
             else:

@@ -17,7 +17,7 @@ from dragoman.adapters.serving.certificates import Certificate
 from dragoman.adapters.serving.credentials import Credentials
 from dragoman.broker.identity import MESH_SELF, mesh_id
 from dragoman.broker.principal import Principal
-from dragoman.routing.names import check_agent
+from dragoman.routing.names import check_agent, check_name
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -187,6 +187,9 @@ def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | N
     if known is not None and known.backlog is not None and packet.clean_start:
         _discard(session, packet, known, kept_anew=expiry_s > 0)
         return None
+    unfit = _rewrite_will(session, packet, client_id)
+    if unfit is not None:
+        return unfit
     number = broker.directory.arrive(session, session.agent, keeps=expiry_s > 0)
     if isinstance(number, Refusal):
         return number
@@ -208,6 +211,21 @@ def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | N
     session.wire.accepted()
     _go(session, present)
     return None
+
+
+def _rewrite_will(session: MqttSession, packet: Connect, client_id: str) -> Refusal | None:
+    """A will's topic becomes what that of any publish would; the refusal, if it cannot."""
+    rewrites = session.realm.rewrites
+    if packet.will is None or not rewrites.publishes:
+        return None
+    topic = rewrites.topic(packet.will.topic.decode(), client_id, session.principal.name)
+    if isinstance(topic, Refusal):
+        return topic
+    refusal = check_name(topic)
+    if refusal is None:
+        packet.will.topic = topic.encode()
+        refusal = intake.unfit(session.realm.settings, packet.will.topic)
+    return refusal
 
 
 def _discard(session: MqttSession, packet: Connect, known: Standing, *, kept_anew: bool) -> None:

@@ -133,6 +133,19 @@ def _overrun(session: MqttSession, packet: Publish) -> bool:
     return False
 
 
+def topic(session: MqttSession, raw: bytes) -> str | Refusal:
+    """The name that a topic means, rewritten if a rule says so."""
+    realm = session.realm
+    name = raw.decode()
+    if realm.rewrites.publishes:
+        made = realm.rewrites.topic(name, session.standing.client_id, session.principal.name)
+        if isinstance(made, Refusal):
+            realm.metrics.refuse(made.reason)
+            return made
+        name, raw = made, made.encode()
+    return unfit(realm.settings, raw) or name
+
+
 def unfit(settings: MqttSettings, topic: bytes, reason: Reason = Reason.NAME_INVALID) -> Refusal | None:
     """Why a topic or filter is longer or deeper than the settings allow; every name has been checked otherwise."""
     if len(topic) > settings.topic_bytes_max:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final, final
 
+from dragoman.adapters.mqtt.rewrite import Rewrites
 from dragoman.adapters.mqtt.standing import Standings
 from dragoman.adapters.mqtt.terms import Terms, terms_of
 from dragoman.adapters.mqtt.traffic import Traffic
@@ -38,6 +39,7 @@ class Realm:
         self.settings = settings
         self.standings = Standings(broker, settings, authenticator.named)
         self.promises = self.standings.promises
+        self.rewrites = Rewrites(settings.rewrite, settings.rewrite_bytes_max)
         broker.kept_sessions["mqtt"] = self.standings
         rate = settings.connects_per_s
         self.connects = Limiter(rate, rate) if rate else None

@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from dragoman.adapters.mqtt.delivering import OwnFrames
     from dragoman.adapters.mqtt.listener_settings import ListenerSettings
     from dragoman.adapters.mqtt.realm import Realm
-    from dragoman.adapters.mqtt.settings import MqttSettings
     from dragoman.adapters.mqtt.terms import Terms
     from dragoman.adapters.serving.entrance import Arrival
     from dragoman.broker.rates import Limiter
@@ -173,7 +172,7 @@ class MqttSession:
         self.queued: order.Queued | None = None
         self.principal: Principal = ANONYMOUS
         self.agent = ""
-        self.decoder = _decoder(realm.settings, self.terms)
+        self.decoder = _decoder(realm, self.terms)
         self.standing: Standing = Standing("", "")
         self.subscriptions: dict[str, Subscription] = {}
         self.streams: dict[str, Stream] = {}
@@ -334,10 +333,9 @@ class MqttSession:
 
     def _find_route(self, packet: Publish) -> Route | None:
         """Asks the broker for a way; None: there is none, or it was a verb or a link's, and that has been seen to."""
-        name = packet.topic.decode()
-        unfit = intake.unfit(self.realm.settings, packet.topic)
-        if unfit is not None:
-            intake.refuse(self, packet, unfit)
+        name = intake.topic(self, packet.topic)
+        if isinstance(name, Refusal):
+            intake.refuse(self, packet, name)
             return None
         if self.realm.broker.acts(name):
             intake.verb(self, packet, name)
@@ -586,11 +584,13 @@ class MqttSession:
         self.out_bytes = 0
 
 
-def _decoder(settings: MqttSettings, terms: Terms) -> Decoder:
+def _decoder(realm: Realm, terms: Terms) -> Decoder:
+    settings = realm.settings
     return Decoder(
         max_packet_bytes=settings.packet_bytes_max,
         max_connect_bytes=settings.connect_bytes_max,
         max_alias=settings.topic_alias_max,
         qos_max=terms.qos_max,
         retain=terms.retain,
+        frames=not realm.rewrites.publishes,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dragoman.adapters.mqtt.listener_settings import ListenerSettings, listeners_problem, redirect_problem
+from dragoman.adapters.mqtt.rewrite import RewriteSettings
 from dragoman.adapters.serving.sockets import OFF
 from dragoman.broker.settings_key import key
 
@@ -132,6 +133,14 @@ class MqttSettings:
     sessions_max: int = key(100_000, unit="sessions", low=1, why="kept for clients that are away or connected")
     listeners: tuple[ListenerSettings, ...] = key(
         (), why="MQTT listeners besides those of [listen], each with settings of its own", check=listeners_problem
+    )
+    rewrite: tuple[RewriteSettings, ...] = key((), why="what clients' topics and filters become; see docs/mqtt.md")
+    rewrite_bytes_max: int = key(
+        512,
+        unit="bytes",
+        low=1,
+        high=65_535,
+        why="of a topic that a rewrite rule is for; a longer one is refused: an expression's work grows with it",
     )
     websocket_path: str = key(
         "/mqtt", why="where MQTT in WebSocket frames is on the HTTP listeners, if MQTT listens at all; empty = nowhere"

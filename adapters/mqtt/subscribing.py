@@ -40,6 +40,12 @@ def subscribe(session: MqttSession, packet: Subscribe) -> None:
     if not _answerable(session, len(packet.subscriptions)):
         return
     for wanted in packet.subscriptions:
+        if session.realm.rewrites.subscribes:
+            made = _rewritten(session, wanted.filter)
+            if isinstance(made, Refusal):
+                codes.append(_told(session, made))
+                continue
+            wanted.filter = made
         if wanted.no_local and wanted.filter.startswith("$share/"):
             session.fail(ProtocolError(Code.PROTOCOL_ERROR, "No Local on a shared subscription [3.8.3-4]"))
             return
@@ -82,11 +88,7 @@ def _one(
     asked = kept_filters.parse(wanted.filter, packet)
     subscription = _unwanted(session, wanted.filter, known) or _enter(session, wanted.filter, row, asked)
     if isinstance(subscription, Refusal):
-        concealed = (
-            subscription.reason is Reason.NOT_AUTHORIZED and session.realm.settings.denied_subscribe == "conceal"
-        )
-        told = session.version == 5 and not concealed
-        return mapping.code_for(codes.SUBACK, subscription.reason) if told else SUBACK_FAILURE
+        return _told(session, subscription)
     if isinstance(subscription, Stream):
         after.append(subscription.begin)
         return row.qos
@@ -97,6 +99,22 @@ def _one(
     if subscription is not None and (handling == SEND_RETAINED or (handling == SEND_RETAINED_IF_NEW and not known)):
         after.append(partial(session.realm.broker.replay, subscription))
     return row.qos
+
+
+def _told(session: MqttSession, refusal: Refusal) -> int:
+    """The reason code of a filter that was not taken in."""
+    concealed = refusal.reason is Reason.NOT_AUTHORIZED and session.realm.settings.denied_subscribe == "conceal"
+    told = session.version == 5 and not concealed
+    return mapping.code_for(codes.SUBACK, refusal.reason) if told else SUBACK_FAILURE
+
+
+def _rewritten(session: MqttSession, filter_: str) -> str | Refusal:
+    """What the filter is for the mesh, now and when it is unsubscribed."""
+    realm = session.realm
+    made = realm.rewrites.filter(filter_, session.standing.client_id, session.principal.name)
+    if isinstance(made, Refusal):
+        realm.metrics.refuse(made.reason)
+    return made
 
 
 def _unwanted(session: MqttSession, filter_: str, known: bool) -> Refusal | None:
@@ -192,6 +210,11 @@ def unsubscribe(session: MqttSession, packet: Unsubscribe) -> None:
 
 
 def _out(session: MqttSession, filter_: str) -> int:
+    if session.realm.rewrites.subscribes:
+        made = _rewritten(session, filter_)
+        if isinstance(made, Refusal):
+            return Code.NO_SUBSCRIPTION_EXISTED
+        filter_ = made
     if kept_filters.leave_stream(session, filter_):
         return Code.SUCCESS
     if not session.realm.standings.drop_filter(session.standing, filter_):
