@@ -47,13 +47,15 @@ class Bounds(NamedTuple):
 class CursorRow(Row):
     """A reader's place: all below ``low`` is done, and so is ``done`` above it. ``filters``: from which position on.
 
-    ``left_out``: spans of positions that it is not given.
+    ``left_out``: spans of positions that it is not given. ``waits``: of a reader with bounds how many messages and
+    bytes wait, from which position on and up to which one they were counted.
     """
 
     low: int = 1
     done: tuple[int, ...] = ()
     filters: dict[str, int] = {}
     left_out: tuple[tuple[int, int], ...] = ()
+    waits: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @final
@@ -67,7 +69,8 @@ class Backlog:
     before it could be offered, ``turned`` with the message that was not taken when it falls behind, and with None
     when it has caught up. ``reader``: the session that is attached for it, if one is.
 
-    ``waiting`` messages and bytes have come since it fell behind or the mesh started, and were not offered yet;
+    ``waiting`` messages and bytes have come since it fell behind, and were not offered yet (without bounds: since the
+    mesh started; with them, what came in the last seconds before a crash may be missing);
     ``lost``: taken away by a limit since the mesh started. When ``bounds`` are exceeded, ``overflowed`` is called in
     a later turn (None: ``trim``), and ``dropped`` with each message that ``trim`` lets go.
     """
@@ -76,14 +79,17 @@ class Backlog:
         "_backlogs",
         "_called",
         "_counted",
+        "_counted_to",
         "_done",
         "_epoch",
         "_exact",
         "_filters",
         "_generation",
         "_left_out",
+        "_noted",
         "_open",
         "_reading",
+        "_uncounted",
         "_wanted",
         "behind",
         "bounds",
@@ -128,10 +134,12 @@ class Backlog:
         #: nothing that waits is older, wall clock; 0 = nobody has looked
         self.oldest_ms = 0
         self.lost = 0
-        self.waiting = 0
-        self.waiting_bytes = 0
-        #: what waits is counted from this position on
-        self._counted = int(backlogs.core.log.end())
+        #: what waits is counted from a position on and up to one, but for a span that came before a restart
+        self.waiting, self.waiting_bytes, self._counted, self._counted_to = row.waits
+        end = int(backlogs.core.log.end())
+        self._uncounted = range(self._counted_to, end)
+        #: how many waited when its row was written last
+        self._noted = self.waiting
 
     # -- what it reads -------------------------------------------------------------------------------
 
@@ -228,6 +236,7 @@ class Backlog:
             return
         self.waiting += 1
         self.waiting_bytes += size
+        self._counted_to = message.position + 1
         if self.bounds is not None and not self._called and self.bounds.exceeded(self.waiting, self.waiting_bytes):
             self._called = True
             self._backlogs.core.loop.call_soon(self._overflow)
@@ -361,7 +370,7 @@ class Backlog:
 
     def _passed(self, message: Message) -> None:
         self.next = message.position + 1
-        if self.waiting and message.position >= self._counted:
+        if self.waiting and message.position >= self._counted and message.position not in self._uncounted:
             self.waiting -= 1
             self.waiting_bytes -= len(message.payload or b"")
 
@@ -378,8 +387,7 @@ class Backlog:
     def trim(self) -> None:
         """Lets the oldest go that wait until an eighth of the bounds is free, and all that is too old; a counted gap.
 
-        Of messages that came before the mesh started nobody knows how many there are: they go first. A reader
-        that is being read for is let be.
+        A reader that is being read for is let be.
         """
         if self.behind and not self._reading and self.bounds is not None:
             self._reading = True
@@ -436,6 +444,11 @@ class Backlog:
         if not self.behind:
             self.next = int(self._backlogs.core.log.end())
 
+    @property
+    def unnoted(self) -> int:
+        """By how many messages its row is wrong about what waits, if that is limited."""
+        return abs(self.waiting - self._noted) if self.bounds is not None else 0
+
     def check(self) -> None:
         """Asserts what must always hold between two turns. For tests; walks everything."""
         taken = list(self._open)
@@ -449,9 +462,14 @@ class Backlog:
     def row(self) -> CursorRow:
         """What survives a restart."""
         low = self.low
-        return CursorRow(
+        row = CursorRow(
             low=low,
             done=tuple(sorted(p for p in self._done if p >= low)),
             filters=dict(self._filters),
             left_out=self._left_out.row(),
         )
+        if self.bounds is not None and self.waiting:
+            # What was taken and comes again after a restart is not among what waits.
+            row.waits = (self.waiting, self.waiting_bytes, max(self.next, self._counted), self._counted_to)
+        self._noted = self.waiting
+        return row

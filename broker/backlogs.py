@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from heapq import nlargest
 from typing import TYPE_CHECKING, Final, final
 
 from dragoman.broker.backlog import Backlog, CursorRow
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from dragoman.broker.core import Core, TimerHandle
     from dragoman.broker.session import Session
     from dragoman.routing.message import Message
+
+NOTES_PER_SWEEP: Final = 1_000
+"""Readers whose rows are written at a sweep for what waits now: those that are most wrong about it."""
 
 TRIMS_PER_SWEEP: Final = 100
 """Readers whose too old messages are looked for at a sweep; the others' at the next ones."""
@@ -65,13 +69,18 @@ class Backlogs:
     def advance(self) -> None:
         """Moves the places of those who are caught up behind all they did not want. Between two turns only."""
         overdue: list[Backlog] = []
+        unnoted: list[Backlog] = []
         for backlog in self._all.values():
             backlog.advance()
+            if backlog.unnoted:
+                unnoted.append(backlog)
             if backlog.overdue:
                 overdue.append(backlog)
         # The oldest first, or a few of them would always be looked at and the others never.
         for backlog in sorted(overdue, key=lambda b: b.oldest_ms)[:TRIMS_PER_SWEEP]:
             backlog.trim()
+        for backlog in nlargest(NOTES_PER_SWEEP, unnoted, key=lambda b: b.unnoted):
+            self.dirty(backlog)
 
     def finish(self, key: bytes, position: int) -> None:
         """The message is done with for the reader of this key, if there is one. Not within its ``offer``."""
@@ -100,8 +109,15 @@ class Backlogs:
         if self._timer is None:
             self._timer = self.core.loop.call_later(self.core.settings.cursor_flush_ms / 1000, self.flush)
 
+    def settle(self) -> None:
+        """Writes all rows that say less than is known. Before the log closes."""
+        for backlog in self._all.values():
+            if backlog.unnoted:
+                self._dirty[backlog] = None
+        self.flush()
+
     def flush(self) -> None:
-        """Writes the rows that are out of date. Called by its timer and before the log closes."""
+        """Writes the rows that are out of date. Called by its timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -157,7 +157,7 @@ class Broker:
     async def stop(self) -> None:
         """Makes everything safe and closes the log. After the listeners are done."""
         self.say_goodbye()
-        self.backlogs.flush()
+        self.backlogs.settle()
         self.timers.stop()
         self.channels.settle()
         await self.log.close()

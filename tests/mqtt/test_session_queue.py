@@ -6,6 +6,7 @@ import pytest
 
 from dragoman.adapters.mqtt.packets import Disconnect, Puback, Publish, Pubrec, Pubrel, Will
 from dragoman.adapters.mqtt.settings import MqttSettings
+from dragoman.broker.log.contract import Table, Ticket
 from tests.mqtt.wire import Client, World, at, pub
 
 
@@ -219,3 +220,66 @@ def test_with_drop_new_bytes_are_bounded_and_age_still_takes_the_old():
     assert (kept.waiting, kept.lost) == (0, 20)
     say(world, 20, 23, 1_000)
     assert back(world) == [20, 21, 22]
+
+
+@pytest.mark.parametrize("how", ["crash", "restart"])
+def test_what_waited_before_a_restart_counts(how: str):
+    world = world_with(session_queue_messages_max=20)
+    away(world)
+    say(world, 0, 15, 100)
+    if how == "crash":
+        # It is written from time to time.
+        world.advance(6_000)
+    world = getattr(world, how)()
+    (kept,) = world.realm.standings.listed()
+    assert kept.waiting == 15
+    say(world, 15, 20)
+    (kept,) = world.realm.standings.listed()
+    assert (kept.waiting, kept.lost) == (20, 0)
+    say(world, 20, 21)
+    (kept,) = world.realm.standings.listed()
+    assert (kept.waiting, kept.lost) == (18, 3)
+    assert back(world) == list(range(3, 21))
+    backlog = world.realm.standings.by_client["s"].backlog
+    assert backlog is not None
+    assert (backlog.waiting, backlog.waiting_bytes) == (0, 0)
+
+
+def test_after_a_crash_nothing_is_uncounted_that_never_counted():
+    world = world_with(session_queue_messages_max=20, inflight_max=2)
+    slow = world.connected("s", session_expiry_interval=100_000)
+    slow.subscribe("a", qos=1)
+    say(world, 0, 10)
+    slow.say(Puback(at(1)))
+    world.advance(6_000)
+    say(world, 10, 14)  # of which no row says anything
+    world = world.crash()
+    say(world, 14, 16)
+    (kept,) = world.realm.standings.listed()
+    assert kept.waiting == 9  # 3 to 9, 14 and 15; in flight 1 and 2
+    client = world.client()
+    client.connect("s", clean=False, session_expiry_interval=100_000)
+    got = numbers(client)
+    for n in range(1, 16):
+        waits = [m for m in range(16) if m > got[-1] and (3 <= m <= 9 or m >= 14)]
+        (kept,) = world.realm.standings.listed()
+        assert kept.waiting == len(waits), got
+        client.say(Puback(at(n + 1)))
+        got += numbers(client)
+    assert got == list(range(1, 16))
+
+
+def test_without_limits_no_row_is_written_for_what_waits(monkeypatch: pytest.MonkeyPatch):
+    world = world_with()
+    away(world)
+    world.advance(6_000)
+    put, tables = world.log.put, []
+
+    def counting(table: Table, key: bytes, value: bytes | None) -> Ticket:
+        tables.append(table)
+        return put(table, key, value)
+
+    monkeypatch.setattr(world.log, "put", counting)
+    say(world, 0, 15)
+    world.advance(6_000)
+    assert Table.CURSORS not in tables
