@@ -257,6 +257,12 @@ class Backlog:
         if self.behind and self.bounds is not None and self.bounds.exceeded(self.waiting, self.waiting_bytes):
             (self.overflowed or self.trim)()
 
+    def bound(self, bounds: Bounds | None) -> None:
+        """Other bounds from now on. What is beyond them already goes when the next message comes."""
+        self._left_out.growing = False
+        # A look at what waits may be under way, and goes by the bounds there are when it comes back.
+        self.bounds = bounds if bounds is not None or self.bounds is None else Bounds(0, 0, 0)
+
     def missed(self, messages: Sequence[Message]) -> None:
         """Counts what a limit has taken away before it was offered."""
         if not self.behind:

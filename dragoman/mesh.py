@@ -105,6 +105,7 @@ class Mesh(Face):
         self._mqtt_realm: Realm | None = None
         self._links_report: Callable[[], list[dict[str, object]]] = list
         self._reloading = asyncio.Lock()
+        self._limits: ConnectionLimits | None = None
         self._of_mqtt: dict[str, MqttListener | WebSocketListener] = {}
         self._encrypted: dict[str, Encrypted] = {}
 
@@ -215,6 +216,10 @@ class Mesh(Face):
         broker, authenticator = self.broker, self._authenticator
         assert authenticator is not None
         running, self.config = self.config, config
+        if self._limits is not None:
+            self._limits.reload(config.limits)
+        if self._mqtt_realm is not None and config.mqtt != running.mqtt:
+            self._mqtt_realm.reload(config.mqtt)
         for settings in _mqtt_listeners(config):
             self._of_mqtt[settings.name].renew(settings, contexts.get(settings.name))
         for name, listener in self._encrypted.items():
@@ -223,8 +228,8 @@ class Mesh(Face):
         if config.login != running.login:
             lost = authenticator.replace(config.login)
             broker.directory.reserve(_declared(config))
-        if config.login != running.login or config.gate != running.gate:
-            # After the users: rules and rates speak of their groups.
+        if (config.login, config.gate, config.mqtt) != (running.login, running.gate, running.mqtt):
+            # After the users: rules and rates speak of their groups. And whoever is connected asks for its rates again.
             broker.gate.replace(config.gate)
             broker.core.changed()
         if [each.anonymous for each in config.mqtt.listeners] != [each.anonymous for each in running.mqtt.listeners]:
@@ -279,7 +284,7 @@ class Mesh(Face):
         return {name: bound.sockets for name, bound in self._bound.items()}
 
     def _build(self, bound: Sockets) -> list[Listener]:
-        limits = ConnectionLimits(self.config.limits, self.broker.bans)
+        self._limits = limits = ConnectionLimits(self.config.limits, self.broker.bans)
         listeners: list[Listener] = []
         if self.config.links:
             # First, since what the others take in from their first moment on is to go out.

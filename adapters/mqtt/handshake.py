@@ -274,7 +274,7 @@ def _expiry(session: MqttSession, packet: Connect) -> int:
 
 
 def _agree(session: MqttSession, packet: Connect) -> None:
-    settings = session.realm.settings
+    settings = session.settings
     asked = packet.properties
     keepalive_s = packet.keepalive
     most = settings.keepalive_s_max
@@ -293,7 +293,7 @@ def _agree(session: MqttSession, packet: Connect) -> None:
 
 def _connack(session: MqttSession, packet: Connect, client_id: str, expiry_s: int) -> Properties:
     """What CONNACK says of us, without what was merely asked for where that is too much [3.2.2-20]."""
-    settings = session.realm.settings
+    settings = session.settings
     asked = packet.properties
     keepalive_s = session.keepalive_ms // 1500
     broker = session.realm.broker

@@ -79,7 +79,7 @@ def publish(session: MqttSession, packet: Publish, name: str, say: Say, channel:
     """
     packet_id = packet.packet_id
     standing = session.standing
-    if len(session.owed) + len(standing.received) >= session.realm.settings.receive_max and _overrun(session, packet):
+    if len(session.owed) + len(standing.received) >= session.settings.receive_max and _overrun(session, packet):
         return
     if packet.qos == 2 and packet_id in standing.received:
         ticket = standing.unsafe.get(packet_id) or Ticket(session.owed[-1][0] if session.owed else 0)
@@ -117,7 +117,7 @@ def _overrun(session: MqttSession, packet: Publish) -> bool:
     """
     received = session.standing.received
     unacknowledged = len(received) + sum(frame[:1] == b"\x40" for _, frame, _, _ in session.owed)
-    if (packet.qos == 2 and packet.packet_id in received) or unacknowledged < session.realm.settings.receive_max:
+    if (packet.qos == 2 and packet.packet_id in received) or unacknowledged < session.settings.receive_max:
         return False
     if session.version == 5:
         if session.realm.settings.receive_max_policy == "disconnect":

@@ -224,9 +224,8 @@ class Listener:
         self.settings = settings
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.connections: dict[Connection, None] = {}
-        largest = max(realm.settings.packet_bytes_max, realm.core.settings.message_bytes_max)
         #: written and unread: what one turn may add to a full buffer, and as much again for answers
-        self.backed_up_max = WRITE_HIGH + 2 * (realm.settings.out_bytes_max + largest)
+        self.backed_up_max = _backed_up_max(realm)
         self._entrance = Entrance(
             sockets,
             lambda arrival: Connection(self, arrival),
@@ -252,6 +251,8 @@ class Listener:
     def renew(self, settings: ListenerSettings, tls: ssl.SSLContext | None) -> None:
         """Whoever comes from now on goes by these. Address, kind and whether there is TLS are as they were."""
         self.settings = settings
+        # Never less: connections that began with more go on with it.
+        self.backed_up_max = max(self.backed_up_max, _backed_up_max(self.realm))
         self._entrance.renew(tls, settings.relays)
 
     @property
@@ -278,3 +279,8 @@ class Listener:
                 logger.info("connections cut that did not close in time", extra={"count": len(self.connections)})
         for connection in list(self.connections):
             connection.abort()
+
+
+def _backed_up_max(realm: Realm) -> int:
+    largest = max(realm.settings.packet_bytes_max, realm.core.settings.message_bytes_max)
+    return WRITE_HIGH + 2 * (realm.settings.out_bytes_max + largest)

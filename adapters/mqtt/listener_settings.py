@@ -128,18 +128,21 @@ class ListenerSettings:
         why="of this listener; more are closed at once; 0 = only limits.connections_max",
         live=True,
     )
-    qos_max: int | None = key(None, unit="QoS", low=0, high=2, why=_AS_MESH)
-    retain_available: bool | None = key(None, why=_AS_MESH)
-    shared_subscriptions: bool | None = key(None, why=_AS_MESH)
-    wildcard_subscriptions: bool | None = key(None, why=_AS_MESH)
-    subscription_identifiers: bool | None = key(None, why=_AS_MESH)
+    qos_max: int | None = key(None, unit="QoS", low=0, high=2, why=_AS_MESH, live=True)
+    retain_available: bool | None = key(None, why=_AS_MESH, live=True)
+    shared_subscriptions: bool | None = key(None, why=_AS_MESH, live=True)
+    wildcard_subscriptions: bool | None = key(None, why=_AS_MESH, live=True)
+    subscription_identifiers: bool | None = key(None, why=_AS_MESH, live=True)
     redirect_to: str | None = key(
         None,
         why="clients of this listener are told to go there; empty = nobody is, none = as mqtt.redirect_to says",
         check=redirect_problem,
+        live=True,
     )
-    redirect_permanent: bool = key(False, why="whether that is for good: 0x9D (server moved) for 0x9C (use another)")
-    connect_time_max_s: int | None = key(None, unit="s", low=0, why=_AS_MESH)
+    redirect_permanent: bool = key(
+        False, why="whether that is for good: 0x9D (server moved) for 0x9C (use another)", live=True
+    )
+    connect_time_max_s: int | None = key(None, unit="s", low=0, why=_AS_MESH, live=True)
     client_certificates: str = key(
         "off",
         choices=("off", "optional", "required"),

@@ -19,15 +19,19 @@ PAUSE: Final = "pause"
 DISCONNECT: Final = "disconnect"
 
 
-def own_limiters(settings: MqttSettings) -> tuple[Limiter, ...]:
-    """The limiters of one connection; none where no rate is set."""
-    made = limiters_of(
+def rates(settings: MqttSettings) -> tuple[int, int, int, int]:
+    """How fast one connection may publish."""
+    return (
         settings.client_messages_per_s,
         settings.client_burst,
         settings.client_bytes_per_s,
         settings.client_bytes_burst,
     )
-    return tuple(limiter for limiter in made if limiter.on)
+
+
+def own_limiters(settings: MqttSettings) -> tuple[Limiter, ...]:
+    """The limiters of one connection; none where no rate is set."""
+    return tuple(limiter for limiter in limiters_of(*rates(settings)) if limiter.on)
 
 
 def begin(session: MqttSession) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final, final
 
+from dragoman.adapters.mqtt.pacing import rates
 from dragoman.adapters.mqtt.rewrite import Rewrites
 from dragoman.adapters.mqtt.standing import Standings
 from dragoman.adapters.mqtt.terms import Terms, terms_of
@@ -41,8 +42,7 @@ class Realm:
         self.promises = self.standings.promises
         self.rewrites = Rewrites(settings.rewrite, settings.rewrite_bytes_max)
         broker.kept_sessions["mqtt"] = self.standings
-        rate = settings.connects_per_s
-        self.connects = Limiter(rate, rate) if rate else None
+        self.connects = _connects(settings)
         self.paused_total = 0
         self.overruns_total = 0
         self.unfinished_total = 0
@@ -57,6 +57,21 @@ class Realm:
         told = "Clients told to go to another server"
         self.metrics.probe("dragoman_mqtt_redirected", told, lambda: self.redirected_total, "counter")
         broker.bans.follow(self._turn_out)
+
+    def reload(self, settings: MqttSettings) -> None:
+        """Takes over other settings. What a client was told at its beginning holds for it until its end.
+
+        The gate's generation must grow with it: by that the connections that go on notice other rates.
+        """
+        running, self.settings = self.settings, settings
+        self._terms.clear()
+        self.standings.reload(settings)
+        if settings.connects_per_s != running.connects_per_s:
+            self.connects = _connects(settings)
+        if rates(settings) != rates(running):
+            for standing in self.standings.by_client.values():
+                if standing.connection is not None:
+                    standing.connection.own = None
 
     def _turn_out(self, ban: Ban) -> None:
         """Ends the connection of a client id that has just been banned, also where its agent is its user's name."""
@@ -80,3 +95,8 @@ class Realm:
     def say(self, event: str, detail: str, session: MqttSession) -> None:
         """One line for the operator about a connection; text from peers only in the fields."""
         logger.info(event, detail, extra={"peer": session.peer, "client": session.standing.client_id})
+
+
+def _connects(settings: MqttSettings) -> Limiter | None:
+    rate = settings.connects_per_s
+    return Limiter(rate, rate) if rate else None

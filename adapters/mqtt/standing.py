@@ -159,13 +159,7 @@ class Standings:
         self.wills = Wills(broker, named, format_check=settings.payload_format_check, retry_s=settings.will_retry_s)
         self.promises = Promises(broker)
         self.exclusives = Exclusives()
-        bounds = Bounds(
-            settings.session_queue_messages_max,
-            settings.session_queue_bytes_max,
-            settings.session_queue_s_max * 1000,
-            settings.session_queue_policy == "drop_new",
-        )
-        self._bounds = bounds if any(bounds[:3]) else None
+        self._bounds = _bounds(settings)
         self.by_client: dict[str, Standing] = {}
         #: filters of all sessions, without and with ``$share/``
         self.filters = 0
@@ -201,15 +195,29 @@ class Standings:
             else:
                 self.end(standing)
 
+    def reload(self, settings: MqttSettings) -> None:
+        """Takes over other settings, for the sessions that are kept too."""
+        running, self._settings = self._settings, settings
+        self.wills.format_check, self.wills.retry_ms = settings.payload_format_check, settings.will_retry_s * 1000
+        self._bounds = _bounds(settings)
+        if (self._bounds, settings.session_queue_policy) == (_bounds(running), running.session_queue_policy):
+            return
+        for standing in self.by_client.values():
+            if standing.backlog is not None:
+                self._bound(standing, standing.backlog)
+
     def _open_backlog(self, standing: Standing) -> Backlog:
         backlog = standing.backlog = self._broker.backlogs.open(b"mqtt:" + standing.key, _absent)
         backlog.saved = lambda: self.promises.saved(standing)
         if self._bounds is not None:
-            backlog.bounds = self._bounds
-            backlog.dropped = lambda message: self.promises.let_go(standing, message.position)
-            if self._settings.session_queue_policy == "end":
-                backlog.overflowed = lambda: self._overflowed(standing)
+            self._bound(standing, backlog)
         return backlog
+
+    def _bound(self, standing: Standing, backlog: Backlog) -> None:
+        backlog.bound(self._bounds)
+        backlog.dropped = lambda message: self.promises.let_go(standing, message.position)
+        ends = self._settings.session_queue_policy == "end"
+        backlog.overflowed = (lambda: self._overflowed(standing)) if ends else None
 
     def _overflowed(self, standing: Standing) -> None:
         """More waits for the session than may, and the policy is that it ends."""
@@ -402,3 +410,14 @@ def _key(client_id: str) -> bytes:
 
 def _absent(message: Message) -> bool:
     return False
+
+
+def _bounds(settings: MqttSettings) -> Bounds | None:
+    """What may wait for a kept session; None = as much as the log holds."""
+    bounds = Bounds(
+        settings.session_queue_messages_max,
+        settings.session_queue_bytes_max,
+        settings.session_queue_s_max * 1000,
+        settings.session_queue_policy == "drop_new",
+    )
+    return bounds if any(bounds[:3]) else None

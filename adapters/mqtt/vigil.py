@@ -73,7 +73,7 @@ class Vigil:
                 session.end(Code.KEEP_ALIVE_TIMEOUT, "nothing came for one and a half keepalive intervals")
                 return
             waits.append(left_ms)
-        if session.realm.settings.packet_time_max_s:
+        if session.settings.packet_time_max_s:
             left_ms = self._packet_ms(now_ms)
             if left_ms <= 0:
                 session.realm.unfinished_total += 1
@@ -91,7 +91,7 @@ class Vigil:
         not read, no time goes by.
         """
         session = self._session
-        settings = session.realm.settings
+        settings = session.settings
         decoder = session.decoder
         if not decoder.buffered:
             self._begun = 0

@@ -43,12 +43,11 @@ def add_route(app: web.Application, realm: Realm, limits: ConnectionLimits) -> N
     if not path:
         return
 
-    connect_ms = int(limits.settings.connect_deadline_s * 1000)
-
     async def route(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None, "a request that is answered has a connection"
         realm.counters.connections += 1
         realm.counters.open += 1
+        connect_ms = int(limits.settings.connect_deadline_s * 1000)
         try:
             return await carry(request, realm, connect_ms, _ON_HTTP[request.secure], arrival_on(request.transport))
         finally:

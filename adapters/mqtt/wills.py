@@ -138,8 +138,8 @@ class Wills:
     def __init__(self, broker: Broker, named: Named, *, format_check: bool, retry_s: int) -> None:
         self._broker = broker
         self._named = named
-        self._format_check = format_check
-        self._retry_ms = retry_s * 1000
+        self.format_check = format_check
+        self.retry_ms = retry_s * 1000
         self.held: dict[bytes, HeldWill] = {}
         #: said in a commit that is under way, unless the client has come back since
         self._unsafe: dict[bytes, HeldWill] = {}
@@ -220,7 +220,7 @@ class Wills:
         core.tick()
         held.since_ms = held.since_ms or core.now_ms
         message = mapping.will_message(held.will, held.agent, held.since_ms)
-        refusal = mapping.misformed(message) if self._format_check else None
+        refusal = mapping.misformed(message) if self.format_check else None
         answer = self._broker.publish(held, message) if refusal is None else refusal
         if isinstance(answer, Refusal):
             self._failed(held, answer, last=last)
@@ -243,7 +243,7 @@ class Wills:
         now_ms = self._broker.core.now_ms
         wait_ms = max(min(RETRY_MS << min(held.tried, _DOUBLINGS), RETRY_MS_MAX), refusal.retry_after_ms)
         about = {"client": held.client_id, "reason": refusal.reason.value}
-        left_ms = self._retry_ms
+        left_ms = self.retry_ms
         if held.will.expiry >= 0:
             left_ms = min(left_ms, held.will.expiry * 1000)
         if last or refusal.reason not in mapping.PASSING or now_ms + wait_ms > held.since_ms + left_ms:

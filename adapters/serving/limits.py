@@ -29,13 +29,19 @@ class ConnectionLimits:
         self.settings = settings
         self._bans = bans
         self._clock: Clock = clock or SystemClock()
-        rate = settings.connections_per_s
-        self._rate = Limiter(rate, rate) if rate else None
+        self._rate = _rate(settings)
         #: the rates of blocks that came lately; all are forgotten at once when there are too many
         self._rates: dict[str, Limiter] = {}
         self.open = 0
         # Only blocks that have a connection now, so connections_max bounds it.
         self._by_block: dict[str, int] = {}
+
+    def reload(self, settings: LimitSettings) -> None:
+        """Takes over other settings; who is in stays in."""
+        running, self.settings = self.settings, settings
+        if settings != running:
+            self._rate = _rate(settings)
+            self._rates.clear()
 
     def admit(self, host: str) -> Refusal | None:
         """Counts a connection from ``host`` in, or says why not. "" is a peer without an address (a Unix socket)."""
@@ -82,6 +88,11 @@ class ConnectionLimits:
             self._by_block[block] = left
         else:
             del self._by_block[block]
+
+
+def _rate(settings: LimitSettings) -> Limiter | None:
+    rate = settings.connections_per_s
+    return Limiter(rate, rate) if rate else None
 
 
 def _block(host: str) -> str:

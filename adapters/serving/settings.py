@@ -260,23 +260,36 @@ class LoginSettings:
 class LimitSettings:
     """What one machine may take of ours before anybody has said who they are."""
 
-    connections_max: int = key(100_000, unit="connections", low=1, why="all protocols; a connection takes about 11 KB")
+    connections_max: int = key(
+        100_000, unit="connections", low=1, why="all protocols; a connection takes about 11 KB", live=True
+    )
     connections_per_address_max: int = key(
-        10_000, unit="connections", low=1, why="per IPv4 address or IPv6 /64; not applied to this machine itself"
+        10_000,
+        unit="connections",
+        low=1,
+        why="per IPv4 address or IPv6 /64; not applied to this machine itself",
+        live=True,
     )
     connections_per_s: int = key(
         0,
         unit="connections per second",
         low=0,
         why="accepted, all protocols; more are closed at once; as many may come at once; 0 = no limit",
+        live=True,
     )
     connections_per_address_per_s: int = key(
         0,
         unit="connections per second",
         low=0,
         why="per IPv4 address or IPv6 /64; not applied to this machine itself; 0 = no limit",
+        live=True,
     )
     connect_deadline_s: float = key(
-        10.0, unit="s", low=1, why="from the connection to a complete login", peers="EMQX 15 s, mosquitto 30 s"
+        10.0,
+        unit="s",
+        low=1,
+        why="from the connection to a complete login",
+        peers="EMQX 15 s, mosquitto 30 s",
+        live=True,
     )
     backlog: int = key(1_024, unit="connections", low=1, high=65_535, why="not yet accepted; the system may cap it")

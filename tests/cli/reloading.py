@@ -114,7 +114,11 @@ class Client:
 
     def say(self, topic: str, payload: str) -> None:
         """Publishes, and waits until that is acknowledged."""
-        self._paho.publish(topic, payload, qos=1).wait_for_publish(WAIT_S)
+        self.send(topic, payload).wait_for_publish(WAIT_S)
+
+    def send(self, topic: str, payload: str) -> paho.MQTTMessageInfo:
+        """Publishes."""
+        return self._paho.publish(topic, payload, qos=1)
 
     def __enter__(self) -> Self:
         return self

@@ -123,3 +123,20 @@ def test_the_first_users_close_the_door_behind_strangers(operator: Callable[[str
         assert stranger.receive()[0] == 0xE0
         assert stranger.receive() == (0, b"")
     assert plant.post(token="wrong")[0] == 401
+
+
+def test_limits_hold_for_who_is_connected(operator: Callable[[str], Operator]) -> None:
+    users = OPS + user("ann")
+    plant = operator(users)
+    with Client(plant.mesh, "ann") as ann:
+        ann.say("a", "1")
+        ann.say("a", "2")
+        rate = 'client_messages_per_s = 1\nclient_burst = 1\nrate_policy = "disconnect"\nsys_interval_s = 3\n'
+        said = plant.hup(f"{users}[limits]\nconnect_deadline_s = 5\n[mqtt]\n{rate}")
+        assert said.endswith(
+            "changed: limits.connect_deadline_s, mqtt.client_messages_per_s, mqtt.client_burst, mqtt.rate_policy; "
+            "needs a restart: mqtt.sys_interval_s\n"
+        )
+        ann.say("a", "3")
+        ann.send("a", "4")
+        assert ann.ended.get(timeout=WAIT_S) == 0x96
