@@ -419,7 +419,7 @@ def _contexts(config: Config, others: Iterable[str]) -> dict[str, ssl.SSLContext
     """What MQTT's listeners with TLS and these others go by, their files read now. Raises ConfigError."""
     try:
         made = {each.name: each.context(config.tls) for each in _mqtt_listeners(config) if each.tls}
-        return {**made, **{name: config.tls.context() for name in others}}
+        return {**made, **{name: config.tls.context() for name in sorted(others)}}
     except ListenError as error:
         # The files were fine just now; or the listeners that they were for are there until a restart.
         raise ConfigError([Fault("", "tls", str(error))]) from None

@@ -101,7 +101,7 @@ def test_a_renewed_certificate_is_shown_to_who_comes_next(plant: Plant) -> None:
         plant.show("second")
         assert {plant.seen(name) for name in ENCRYPTED} == {"first"}, "nobody has said that it is to be read"
         said = plant.hup(plant.config)
-        assert "no setting in force changes; files of TLS read again for: mqtts, devices, pages, kafkas, https" in said
+        assert "no setting in force changes; files of TLS read again for: mqtts, devices, pages, https, kafkas" in said
         assert {plant.seen(name) for name in ENCRYPTED} == {"second"}
         ann.say("still", "here")
         assert ann.heard.get(timeout=WAIT_S) == "still here"

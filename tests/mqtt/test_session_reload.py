@@ -23,6 +23,12 @@ def reload(world: World, **settings: object) -> None:
     world.broker.core.changed()
 
 
+def acknowledged(client: Client) -> None:
+    (packet,) = client.packets()
+    assert isinstance(packet, Puback)
+    assert packet.code < 0x80
+
+
 def fill(client: Client, count: int) -> list[object]:
     """QoS 2 publishes that the client does not go on with; what it is answered, by kind."""
     for n in range(1, count + 1):
@@ -52,7 +58,7 @@ def test_packets_aliases_and_terms_hold_as_they_were_told():
     assert (said.maximum_packet_size, said.topic_alias_maximum, said.server_keep_alive) == (300, None, 7)
     assert said.retain_available == 0
     old.publish("a", b"x" * 1_000, 1, packet_id=1, retain=True)
-    old.expect(Puback(1))
+    acknowledged(old)
     new.publish("a", b"x" * 1_000, 1, packet_id=1)
     assert [packet.code for packet in new.packets() if isinstance(packet, Disconnect)] == [Code.PACKET_TOO_LARGE]
 
@@ -62,10 +68,10 @@ def test_rates_and_their_policy_hold_for_who_is_connected():
     client = world.connected("c")
     for _ in range(2):
         client.publish("a", b"", 1, packet_id=1)
-        client.expect(Puback(1))
+        acknowledged(client)
     reload(world, client_messages_per_s=1, client_burst=1, rate_policy="disconnect")
     client.publish("a", b"", 1, packet_id=1)
-    client.expect(Puback(1))
+    acknowledged(client)
     client.publish("a", b"", 1, packet_id=1)
     assert [packet.code for packet in client.packets() if isinstance(packet, Disconnect)] == [
         Code.MESSAGE_RATE_TOO_HIGH
@@ -74,14 +80,14 @@ def test_rates_and_their_policy_hold_for_who_is_connected():
     reload(world)
     for _ in range(50):
         other.publish("a", b"", 1, packet_id=1)
-        other.expect(Puback(1))
+        acknowledged(other)
 
 
 def test_topics_too_deep_are_refused_at_once_also_where_a_way_was_open():
     world = World()
     client = world.connected("c")
     client.publish("a/b/c", b"", 1, packet_id=1)
-    client.expect(Puback(1))
+    acknowledged(client)
     reload(world, topic_levels_max=2)
     client.publish("a/b/c", b"", 1, packet_id=1)
     assert [packet.code for packet in client.packets() if isinstance(packet, Disconnect)] == [Code.TOPIC_NAME_INVALID]
@@ -108,7 +114,7 @@ def test_what_may_wait_for_a_session_that_is_away(policy: str):
     def say(count: int) -> None:
         for n in range(count):
             publisher.publish("a", b"%d" % n, 1, packet_id=1)
-            publisher.expect(Puback(1))
+            acknowledged(publisher)
 
     say(20)
     (kept,) = world.realm.standings.listed()
@@ -137,7 +143,7 @@ def test_a_queue_that_is_too_full_ends_the_session_from_now_on():
     publisher = world.connected("p")
     for _ in range(4):
         publisher.publish("a", b"", 1, packet_id=1)
-        publisher.expect(Puback(1))
+        acknowledged(publisher)
     assert list(world.realm.standings.listed()) == []
 
 
