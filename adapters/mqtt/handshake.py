@@ -5,7 +5,17 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import codes, enhanced, flights, intake, kept_filters, mapping, order, subscribing
+from dragoman.adapters.mqtt import (
+    auto_subscribe,
+    codes,
+    enhanced,
+    flights,
+    intake,
+    kept_filters,
+    mapping,
+    order,
+    subscribing,
+)
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
 from dragoman.adapters.mqtt.delivering import OwnFrames
 from dragoman.adapters.mqtt.encoders import FORM_4, FORM_5, FORM_OWN, encode_connack
@@ -258,6 +268,8 @@ def _go(session: MqttSession, present: bool) -> None:
         backlog.reader = session
         order.attached(session)
         session.starved = True
+    if not present:
+        auto_subscribe.begin(session)
     session.realm.core.loop.call_soon(session.go_on)
     early, session.early = session.early, []
     for packet in early:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dragoman.adapters.mqtt.auto_subscribe import AutoSubscribeSettings
 from dragoman.adapters.mqtt.listener_settings import ListenerSettings, listeners_problem, redirect_problem
 from dragoman.adapters.mqtt.rewrite import RewriteSettings
 from dragoman.adapters.serving.sockets import OFF
@@ -185,6 +186,9 @@ class MqttSettings:
         low=1,
         high=65_535,
         why="of a topic that a rewrite rule is for; a longer one is refused: an expression's work grows with it",
+    )
+    auto_subscribe: tuple[AutoSubscribeSettings, ...] = key(
+        (), why="what each client subscribes to without asking; see docs/mqtt.md"
     )
     websocket_path: str = key(
         "/mqtt", why="where MQTT in WebSocket frames is on the HTTP listeners, if MQTT listens at all; empty = nowhere"

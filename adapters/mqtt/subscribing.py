@@ -55,6 +55,15 @@ def subscribe(session: MqttSession, packet: Subscribe) -> None:
     session.answer(ticket, frame, lambda _: frame, lambda: _begin(session, after))
 
 
+def subscribe_unasked(session: MqttSession, subscriptions: list[Wanted]) -> list[int]:
+    """The same without a SUBSCRIBE, so without a SUBACK. The reason codes."""
+    after: list[Callable[[], None]] = []
+    codes = [_one(session, wanted, 0, None, after) for wanted in subscriptions]
+    session.realm.standings.save(session.standing)
+    _begin(session, after)
+    return codes
+
+
 def _answerable(session: MqttSession, count: int) -> bool:
     """Whether the client takes an answer with so many reason codes; if not, the connection ends."""
     if len(encode_suback(session.version, 1, [0] * count)) <= session.packet_max:
@@ -71,7 +80,7 @@ def _begin(session: MqttSession, after: list[Callable[[], None]]) -> None:
 
 
 def _one(
-    session: MqttSession, wanted: Wanted, identifier: int, packet: Subscribe, after: list[Callable[[], None]]
+    session: MqttSession, wanted: Wanted, identifier: int, packet: Subscribe | None, after: list[Callable[[], None]]
 ) -> int:
     """Takes one filter in; its reason code."""
     switched_off = session.terms.refuses_filter(wanted.filter)
