@@ -7,11 +7,13 @@ import logging
 from typing import TYPE_CHECKING, Final, cast, final
 
 from dragoman.adapters.mqtt.codes import Code
+from dragoman.adapters.mqtt.no_room import NoRoom
 from dragoman.adapters.mqtt.session import MqttSession
 from dragoman.adapters.mqtt.vigil import Vigil
 from dragoman.adapters.serving.certificates import certificate_names
 from dragoman.adapters.serving.entrance import Arrival, Entrance, arrival_on
 from dragoman.broker.bans import Ban, covers
+from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     import socket
@@ -33,6 +35,9 @@ LINGER_MS: Final = 2_000
 
 WRITE_HIGH: Final = 256 * 1024
 WRITE_LOW: Final = 64 * 1024
+
+
+FULL: Final = Refusal(Reason.BUSY, "this listener has as many connections as it may")
 
 
 @final
@@ -66,14 +71,14 @@ class Connection(asyncio.BufferedProtocol):
     # -- asyncio's side ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A peer has connected: taken in if the limits allow."""
+        """A peer has connected: taken in if there is room."""
         self._transport = cast("asyncio.Transport", transport)
         listener = self._listener
         self._arrival = arrival = self._arrival or arrival_on(transport)
-        if listener.full or arrival.admit(listener.limits) is not None:
+        refusal = FULL if listener.full else arrival.admit(listener.limits)
+        if refusal is not None:
             arrival.leave(listener.limits)
-            listener.realm.counters.turned_away += 1
-            self._transport.abort()
+            listener.no_room.tell(self._transport, refusal)
             self._transport = None
             return
         if listener.settings.tls and listener.settings.client_certificates != "off":
@@ -223,6 +228,7 @@ class Listener:
         self.limits = limits
         self.settings = settings
         self.buffer = memoryview(bytearray(READ_BYTES))
+        self.no_room = NoRoom(realm, self.buffer)
         self.connections: dict[Connection, None] = {}
         #: written and unread: what one turn may add to a full buffer, and as much again for answers
         self.backed_up_max = _backed_up_max(realm)
@@ -271,6 +277,7 @@ class Listener:
     async def stop(self, deadline_s: float) -> None:
         """Waits until the connections the broker has ended are written out, at most ``deadline_s``; then cuts them."""
         await self._entrance.stop()
+        self.no_room.stop()
         if self.connections:
             self._empty.clear()
             try:

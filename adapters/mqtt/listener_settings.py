@@ -125,7 +125,8 @@ class ListenerSettings:
         0,
         unit="connections",
         low=0,
-        why="of this listener; more are closed at once; 0 = only limits.connections_max",
+        why="of this listener; more are told 0x89 (3.1.1: 3), at most 64 at a time, or else closed at once; 0 = only "
+        "limits.connections_max",
         live=True,
     )
     qos_max: int | None = key(None, unit="QoS", low=0, high=2, why=_AS_MESH, live=True)

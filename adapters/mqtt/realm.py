@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("dragoman.mqtt")
 
 
+TERMS_MAX: Final = 256
+"""Terms remembered; each reload of the configuration may bring others."""
+
+
 @final
 class Realm:
     """One per mesh, however many MQTT listeners it has: a client id is unique across all of them (§3.1.4)."""
@@ -83,6 +87,8 @@ class Realm:
         """What holds for its clients."""
         known = self._terms.get(listener)
         if known is None:
+            if len(self._terms) >= TERMS_MAX:
+                self._terms.clear()
             known = self._terms[listener] = terms_of(listener, self.settings)
         return known
 

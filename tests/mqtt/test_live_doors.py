@@ -39,6 +39,11 @@ redirect_to = "{THERE}"
 redirect_permanent = true
 
 [[mqtt.listeners]]
+name = "small"
+address = "127.0.0.1:0"
+connections_max = 1
+
+[[mqtt.listeners]]
 name = "short"
 address = "127.0.0.1:0"
 connect_time_max_s = 1
@@ -120,6 +125,14 @@ def test_a_node_is_emptied_by_the_administration(mesh: MeshProcess, client: Call
     finally:
         admin(mesh, "DELETE", "redirect")
     assert client("mqtt", "later").hears()[:2] == ("connack", 0)
+
+
+def test_who_finds_no_room_is_told_so(client: Callable[..., Client]) -> None:
+    first = client("small", "first")
+    assert first.hears()[:2] == ("connack", 0)
+    assert client("small", "second").hears()[:2] == ("connack", 0x89)
+    assert client("small", "third", MQTTProtocolVersion.MQTTv311).hears()[:2] == ("connack", 0x88)
+    assert first.told.empty()
 
 
 def test_a_connection_that_may_not_last_is_told_so(client: Callable[..., Client]) -> None:

@@ -178,6 +178,9 @@ class HandTransport:
     def get_extra_info(self, name: str) -> object:
         return (self.host, 40_000) if name == "peername" else None
 
+    def set_protocol(self, protocol: Any) -> None:
+        self.connection = protocol
+
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         self.high, self.low = high, low
 
