@@ -3,6 +3,7 @@
 ``$mcp-server/presence/{mesh}/{name}``    read: the mesh is online. Worked out, so nothing is left when it is not
 ``$mcp-server/capability/{mesh}/{name}``  read: a list has changed
 ``$mcp-server/{mesh}/{name}``             a client's initialize
+``$mcp-client/presence/{client}``          heard as by any server: a client's goodbye
 ``$mcp-rpc/{client}/{mesh}/{name}``       all else it asks, and the answers, which only that client may read
 
 ``{client}`` is the MQTT client of that id: nobody asks for another. What it asks is in no channel, so nobody else
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import msgspec
 
+from dragoman.adapters.mcp.session import McpSession
 from dragoman.broker.gate import Action
 from dragoman.broker.identity import mesh_id
 from dragoman.broker.inner_session import InnerSession
@@ -34,11 +36,12 @@ if TYPE_CHECKING:
     from dragoman.broker.log.contract import Ticket
     from dragoman.broker.principal import Principal
     from dragoman.broker.session import Session
-    from dragoman.broker.subscription import Subscription
+    from dragoman.broker.subscription import Feed, Subscription
 
 LEVELS: Final = ("$mcp-server", "$mcp-rpc")
 
 _RPC: Final = "$mcp-rpc/"
+_GOODBYES: Final = "$mcp-client/presence/"
 
 
 @final
@@ -56,18 +59,23 @@ class MqttGateway:
         self._control = f"$mcp-server/{place}"
         self._place = f"/{place}"
         self._session = InnerSession(MESH)
+        self._listener = McpSession(MESH, "", take=self._goodbye)
         self._talks: Talks | None = None
 
     async def start(self) -> None:
         """The names are ours from now on."""
         for level in LEVELS:
             self._broker.schemes.enter(level, self)
+        refusal = self._broker.attach(self._listener)
+        assert refusal is None, f"the mesh cannot listen to itself: {refusal}"
+        self._broker.subscribe(self._listener, _GOODBYES + "+", wish=1)
 
     def stop_accepting(self) -> None:
         """Whoever publishes does."""
 
     async def stop(self, deadline_s: float) -> None:
         """Leaves off answering."""
+        self._broker.detach(self._listener)
         if self._talks is not None:
             await self._talks.stop()
 
@@ -138,6 +146,12 @@ class MqttGateway:
         self._talks.heard(session, message.payload or b"", begins=name == self._control)
         return DONE
 
+    def _goodbye(self, feed: Feed, message: Message) -> bool:
+        client = message.name[len(_GOODBYES) :]
+        if self._talks is not None and message.sender == client:
+            self._broker.later(self._talks.goodbye, client)
+        return True
+
     def _answers(self, client: str) -> str:
         return f"{_RPC}{client}{self._place}"
 
@@ -148,9 +162,14 @@ class MqttGateway:
         self._say(self._capability, body)
 
     def _forget(self, client: str) -> None:
-        """Of the answers nothing is left for whoever has this client id next. What a kept session waits for stays."""
+        """Of the answers nothing is left for whoever has this client id next, nor on disk, where a kept session's
+        filter may have brought them."""
         channel = self._broker.channels.find(self._answers(client))
-        if channel is not None and not channel.logged:
+        if channel is None:
+            return
+        if channel.logged or channel.pending:
+            self._broker.channels.renew(channel)
+        else:
             channel.free(channel.visible)
 
     def _say(self, name: str, body: bytes) -> Refusal | None:

@@ -16,8 +16,6 @@ from dragoman.adapters.mcp.callers import Caller
 from dragoman.adapters.mcp.contents import refused_error
 from dragoman.adapters.mcp.handshakes import SWEEP_MS, HandshakeSession, HandshakeSessions
 from dragoman.adapters.mcp.kernel import INVALID_REQUEST, Request, RpcError
-from dragoman.adapters.mcp.session import McpSession
-from dragoman.broker.principal import MESH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -27,14 +25,11 @@ if TYPE_CHECKING:
     from dragoman.adapters.mcp.voices import Reply, Voice
     from dragoman.broker.broker import Broker
     from dragoman.broker.session import Session
-    from dragoman.broker.subscription import Feed
     from dragoman.broker.timers import Timer
-    from dragoman.routing.message import Message
     from dragoman.routing.refusals import Refusal
 
 logger = logging.getLogger(__name__)
 
-GOODBYES: Final = "$mcp-client/presence/"
 DISCONNECTED: Final = "notifications/disconnected"
 
 
@@ -76,16 +71,12 @@ class Talks:
         self._sessions = HandshakeSessions(broker, desk.sessions, settings.session_idle_s)
         self._running: set[asyncio.Task[None]] = set()
         self._timer: Timer | None = None
-        self._listener = McpSession(MESH, "", take=self._goodbye)
-        broker.attach(self._listener)
-        broker.subscribe(self._listener, GOODBYES + "+", wish=1, retained=False)
         desk.watch(self._changed)
 
     async def stop(self) -> None:
         """Ends every one."""
         if self._timer is not None:
             self._timer.cancel()
-        self._broker.detach(self._listener)
         for talk in list(self._by_client.values()):
             self._end(talk)
         self._sessions.close()
@@ -167,12 +158,11 @@ class Talks:
         if talk is not None and talk.session is session:
             self._broker.later(self._end, talk)
 
-    def _goodbye(self, feed: Feed, message: Message) -> bool:
-        """At its presence topic a client says that it is gone, or its will does."""
-        talk = self._by_client.get(message.sender)
-        if talk is not None and message.name == GOODBYES + talk.client:
-            self._broker.later(self._end, talk)
-        return True
+    def goodbye(self, client: str) -> None:
+        """A client says that it is gone, or its will does."""
+        talk = self._by_client.get(client)
+        if talk is not None:
+            self._end(talk)
 
     def _look(self) -> None:
         """Ends talks of connections that went without anything that told so, such as kept sessions'."""
@@ -220,8 +210,9 @@ class Talks:
         """Says what belongs to no request. A client whose talk the mesh has ended is told so at last."""
         await self._pour(talk, talk.handshake.notices)
         if self._is_on(talk):
-            self._answer(talk.client, wire.notification_body(DISCONNECTED, None))
+            # First the end, with which all that it was told is forgotten.
             self._end(talk)
+            self._answer(talk.client, wire.notification_body(DISCONNECTED, None))
 
     async def _pour(self, talk: Talk, voice: Voice) -> Refusal | None:
         """Says what a voice says, until it is over; why the last of it could not be said."""

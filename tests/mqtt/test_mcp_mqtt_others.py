@@ -8,6 +8,8 @@ from typing import Any
 
 import aiohttp
 from mcp_device import INITIALIZE, NAME, WAIT_S, Device, config, eventually, nothing_left, run
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from dragoman.adapters.mcp.settings import McpSettings
 from dragoman.adapters.serving.credentials import hash_password
@@ -22,8 +24,8 @@ USERS = LoginSettings(users=(UserSettings("ann", HASH, admin=True), UserSettings
 HTTP = ListenSettings(mqtt="127.0.0.1:0", kafka="off", http="127.0.0.1:0")
 
 
-def of(mesh: Mesh, user: str, client_id: str) -> Device:
-    return Device(mesh, client_id, username=user, password="secret")
+def of(mesh: Mesh, user: str, client_id: str, **options: Any) -> Device:
+    return Device(mesh, client_id, username=user, password="secret", **options)
 
 
 async def marked(device: Device) -> list[str]:
@@ -65,6 +67,29 @@ def test_nobody_else_reads_what_a_client_asks_or_is_answered() -> None:
             assert (await heir.ask(1, "ping"))["error"]["code"] == -32600
 
     run(body, login=USERS, agents=AgentSettings(linger_ms=1, flap_ms=0))
+
+
+def test_answers_that_a_kept_session_of_another_brings_to_disk_are_its_client_s_all_the_same() -> None:
+    async def body(mesh: Mesh) -> None:
+        def spying() -> Device:
+            kept = Properties(PacketTypes.CONNECT)
+            kept.SessionExpiryInterval = 1_000
+            return of(mesh, "bob", "d2", properties=kept, clean_start=False)
+
+        async with spying() as spy:
+            await spy.mqtt.subscribe("$mcp-rpc/#", 1)
+        async with of(mesh, "ann", "d1") as device:
+            await device.begin()
+            await device.call(1, "mesh_publish", channel="a", text="secret")
+            channel = mesh.broker.channels.find(device.rpc)
+            assert channel is not None
+            assert channel.logged
+        await eventually(lambda: nothing_left(mesh))
+        assert mesh.broker.channels.find(device.rpc) is None
+        async with spying() as spy:
+            assert await marked(spy) == []
+
+    run(body, login=USERS)
 
 
 def test_only_the_client_itself_speaks_for_itself_and_only_after_initialize() -> None:
