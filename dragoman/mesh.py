@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dragoman.adapters.a2a.desk import Desk
+    from dragoman.adapters.kafka.realm import Realm as KafkaRealm
     from dragoman.adapters.mcp.desk import Desk as McpDesk
     from dragoman.adapters.mqtt.listener import Listener as MqttListener
     from dragoman.adapters.mqtt.listener_settings import ListenerSettings
@@ -103,6 +104,7 @@ class Mesh(Face):
         self._authenticator: Authenticator | None = None
         self._disk: DiskLog | None = None
         self._mqtt_realm: Realm | None = None
+        self._kafka_realm: KafkaRealm | None = None
         self._links_report: Callable[[], list[dict[str, object]]] = list
         self._reloading = asyncio.Lock()
         self._limits: ConnectionLimits | None = None
@@ -218,6 +220,10 @@ class Mesh(Face):
         running, self.config = self.config, config
         if self._limits is not None:
             self._limits.reload(config.limits)
+        # Every room of the broker's reads these at each use; those that do not are for a restart.
+        broker.settings = broker.core.settings = config.broker
+        if self._kafka_realm is not None:
+            self._kafka_realm.settings = config.kafka
         if self._mqtt_realm is not None and config.mqtt != running.mqtt:
             self._mqtt_realm.reload(config.mqtt)
         for settings in _mqtt_listeners(config):
@@ -390,7 +396,7 @@ class Mesh(Face):
         from dragoman.adapters.kafka.realm import Realm
 
         assert self._authenticator is not None
-        realm = Realm(
+        self._kafka_realm = realm = Realm(
             self.broker,
             self._authenticator,
             self.config.kafka,

@@ -247,8 +247,13 @@ def _discard(session: MqttSession, packet: Connect, known: Standing, *, kept_ane
     if known.connection is not None:
         known.connection.taken_over(resumed=False)
 
+    authenticator = session.realm.authenticator
+    users = authenticator.generation
+
     def safe(refusal: Refusal | None) -> None:
-        _known(session, packet, session.principal)
+        # Whom a reload turns out it finds among the sessions, and this is none yet.
+        changed = Refusal(Reason.NOT_AUTHENTICATED, "the users have changed meanwhile: log in anew")
+        _known(session, packet, session.principal if authenticator.generation == users else changed)
         error = session.decoder.error
         if error is not None and session.phase is not Phase.CLOSED:
             session.fail(error)

@@ -185,6 +185,8 @@ class Authenticator:
         self._waiting_count = 0
         self._closed = False
         self._users: dict[str, _User] = {}
+        #: grows whenever the users change
+        self.generation = 0
         self._install(settings)
 
     def check(self, credentials: Credentials, then: Then) -> None:
@@ -238,6 +240,7 @@ class Authenticator:
         principals whose sessions came in by what no longer holds; ending them is the caller's part.
         """
         lost = _lost(self._settings, settings)
+        self.generation += 1
         self._install(settings)
         stale = [entry for entries in self._waiting.values() for entry in entries]
         self._waiting.clear()

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 
 import pytest
 
+from dragoman.adapters.kafka.apis import ApiKey
+from dragoman.adapters.kafka.shapes_data import (
+    MetadataRequest,
+    MetadataRequestTopic,
+    SaslAuthenticateRequest,
+    SaslHandshakeRequest,
+)
 from dragoman.adapters.serving.credentials import hash_password
 from tests.cli.raw_mqtt import RawMqtt
 from tests.cli.reloading import OPS, WAIT_S, Client, Operator, rule, user
-from tests.clients.mesh import MeshProcess
+from tests.clients.mesh import ANY_PORT, MeshProcess
+from tests.kafka.kafka_bare import Bare
 
 pytestmark = pytest.mark.slow
 
@@ -90,19 +99,19 @@ def test_a_bad_file_changes_nothing_and_is_explained(operator: Callable[[str], O
 
 def test_what_needs_a_restart_is_named_and_the_rest_applied(operator: Callable[[str], Operator]) -> None:
     plant = operator(OPS)
-    tables = 'grace_s = 3\n[listen]\nmqtt = "127.0.0.1:1"\n[broker]\nsessions_max = 7\n[gate]\nburst = 5\n'
+    tables = 'grace_s = 3\n[listen]\nmqtt = "127.0.0.1:1"\n[broker]\nsweep_ms = 700\n[gate]\nburst = 5\n'
     plant.write(tables + OPS + user("ann"))
     status, done = plant.post()
     assert (status, done) == (
         200,
         {
             "changed": ["login.users", "gate.burst"],
-            "restart": ["grace_s", "broker.sessions_max"],
+            "restart": ["grace_s", "broker.sweep_ms"],
             "tls": [],
             "ended": 0,
         },
     )
-    assert "; needs a restart: grace_s, broker.sessions_max\n" in plant.lines()[-1]
+    assert "; needs a restart: grace_s, broker.sweep_ms\n" in plant.lines()[-1]
     # Said of what is in force, not of what the file would like.
     assert plant.value("grace_s") == (10.0, "default")
     assert plant.value("gate.burst") == (5, f"{plant.mesh.config}:7")
@@ -111,7 +120,7 @@ def test_what_needs_a_restart_is_named_and_the_rest_applied(operator: Callable[[
     with Client(plant.mesh, "ann") as ann:
         assert ann.code == 0
     # It stays so until the restart, however often it is asked for.
-    assert plant.post()[1]["restart"] == ["grace_s", "broker.sessions_max"]
+    assert plant.post()[1]["restart"] == ["grace_s", "broker.sweep_ms"]
     assert plant.post("reload", "ann!")[0] == 403
 
 
@@ -140,3 +149,29 @@ def test_limits_hold_for_who_is_connected(operator: Callable[[str], Operator]) -
         ann.say("a", "3")
         ann.send("a", "4")
         assert ann.ended.get(timeout=WAIT_S) == 0x96
+
+
+def _topic(client: Bare, name: str) -> int:
+    """The error code that Kafka's metadata have for a topic."""
+    asked = MetadataRequest([MetadataRequestTopic(uuid.UUID(int=0), name)], True, False, False)
+    (topic,) = client.ask(ApiKey.METADATA, 9, asked).topics
+    return int(topic.error_code)
+
+
+def test_kafka_and_the_limits_of_the_mesh(mesh_process: Callable[..., MeshProcess]) -> None:
+    at = {"kafka": ANY_PORT, "http": ANY_PORT}
+    plant = Operator(mesh_process(OPS + user("bob"), memory=True, listeners=at))
+    with Bare(plant.mesh) as stranger, Bare(plant.mesh) as bob:
+        bob.ask(ApiKey.SASL_HANDSHAKE, 1, SaslHandshakeRequest("PLAIN"))
+        answer = bob.ask(ApiKey.SASL_AUTHENTICATE, 1, SaslAuthenticateRequest(b"\0bob\0bob!"))
+        assert answer.error_code == 0
+        assert (_topic(bob, "made"), _topic(stranger, "made.too")) == (0, 0)
+        said = plant.hup(OPS + user("bob") + "[kafka]\nauto_create = false\n[broker]\nchannels_max = 1\n")
+        assert said.endswith("changed: broker.channels_max, kafka.auto_create\n")
+        # 3, unknown topic: none is made any more.
+        assert (_topic(bob, "another"), _topic(bob, "made")) == (3, 0)
+        plant.hup(OPS + user("bob") + "[broker]\nchannels_max = 1\n")
+        assert _topic(bob, "another") != 0
+        plant.hup(OPS)
+        assert bob.frame() is None, "the connection is closed"
+        assert _topic(stranger, "made") == 0

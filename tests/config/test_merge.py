@@ -32,17 +32,17 @@ def test_nothing_changed(tmp_path: Path) -> None:
 
 
 def test_live_keys_are_taken_and_the_others_named(tmp_path: Path) -> None:
-    before = read(tmp_path, "[broker]\nsessions_max = 1\n[login]\nhash_threads = 3\n")
+    before = read(tmp_path, "[broker]\nsweep_ms = 100\n[login]\nhash_threads = 3\n")
     after = read(
         tmp_path, 'data = "elsewhere"\n[login]\nhash_threads = 4\nwaiting_max = 9\n[[gate.rules]]\neffect = "deny"\n'
     )
     config, changed, restart = merge(before, after)
     assert changed == ["login.waiting_max", "gate.rules"]
-    assert restart == ["data", "login.hash_threads", "broker.sessions_max"]
+    assert restart == ["data", "login.hash_threads", "broker.sweep_ms"]
     assert (config.data, config.log.folder) == (before.data, before.log.folder)
     assert (config.login.hash_threads, config.login.waiting_max) == (3, 9)
     assert (config.broker, config.gate) == (before.broker, after.gate)
-    assert [config.origins[name] for name in ("broker.sessions_max", "data", "login.waiting_max")] == [
+    assert [config.origins[name] for name in ("broker.sweep_ms", "data", "login.waiting_max")] == [
         f"{tmp_path / 'mesh.toml'}:2",
         "default",
         f"{tmp_path / 'mesh.toml'}:4",

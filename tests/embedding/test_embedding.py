@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from dragoman import Mesh
 from dragoman.broker.settings import BrokerSettings
-from dragoman.config import Config
+from dragoman.config import Config, ConfigError
 from dragoman.embedded import WINDOW
 from dragoman.routing.message import Message
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
@@ -197,3 +198,23 @@ def test_two_meshes_in_one_process_share_nothing():
             assert (await anext(reading)).payload == b"other"
 
     asyncio.run(main())
+
+
+def test_the_program_changes_the_configuration_itself():
+    before = Config.embedded()
+
+    async def play(mesh: Mesh) -> None:
+        async with mesh.subscribe("a"), mesh.subscribe("b"):
+            broker = dataclasses.replace(before.broker, sessions_max=2, sweep_ms=7_000)
+            done = await mesh.reload(dataclasses.replace(before, broker=broker))
+            assert done == (["broker.sessions_max"], ["broker.sweep_ms"], [], 0)
+            with pytest.raises(RefusedError):
+                mesh.subscribe("c")
+        assert (mesh.config.broker.sessions_max, mesh.config.broker.sweep_ms) == (2, before.broker.sweep_ms)
+        with pytest.raises(ConfigError, match="not started from a file"):
+            await mesh.reload()
+        await mesh.stop()
+        with pytest.raises(RefusedError):
+            await mesh.reload(before)
+
+    with_mesh(play, before)

@@ -6,10 +6,11 @@ import pytest
 
 from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.listener_settings import ListenerSettings
-from dragoman.adapters.mqtt.packets import Disconnect, Puback, Publish, Pubrec
+from dragoman.adapters.mqtt.packets import Connack, Connect, Disconnect, Puback, Publish, Pubrec
 from dragoman.adapters.mqtt.settings import MqttSettings
+from dragoman.adapters.serving.credentials import token_digest
 from dragoman.adapters.serving.limits import ConnectionLimits
-from dragoman.adapters.serving.settings import LimitSettings
+from dragoman.adapters.serving.settings import LimitSettings, LoginSettings, UserSettings
 from dragoman.broker.clock import ManualClock
 from dragoman.broker.gate_settings import GateSettings
 from tests.mqtt.wire import Client, World
@@ -161,3 +162,20 @@ def test_connections_a_second_and_together():
     assert limits.admit("192.0.2.1") is not None
     limits.reload(LimitSettings())
     assert limits.admit("192.0.2.1") is None
+
+
+def test_whom_a_reload_finds_on_the_way_in_does_not_get_in():
+    """What was kept for the client has to go first, and that takes a commit."""
+    ann = UserSettings("ann", tokens=(token_digest("t"),))
+    world = World(login=LoginSettings(users=(ann,)))
+    first = world.connected("c", username="ann", password=b"t", session_expiry_interval=100)
+    first.disconnect()
+    world.door.shut = True
+    again = world.client()
+    again.say(Connect(5, "c", True, 0, "ann", b"t"))
+    assert again.packets() == []
+    world.authenticator.replace(LoginSettings(users=(UserSettings("bob", tokens=(token_digest("b"),)),)))
+    world.commit()
+    assert [packet.code for packet in again.packets() if isinstance(packet, Connack)] == [
+        Code.BAD_USER_NAME_OR_PASSWORD
+    ]
