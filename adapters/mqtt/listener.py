@@ -7,13 +7,12 @@ import logging
 from typing import TYPE_CHECKING, Final, cast, final
 
 from dragoman.adapters.mqtt.codes import Code
-from dragoman.adapters.mqtt.no_room import NoRoom
+from dragoman.adapters.mqtt.no_room import FULL, NoRoom
 from dragoman.adapters.mqtt.session import MqttSession
 from dragoman.adapters.mqtt.vigil import Vigil
 from dragoman.adapters.serving.certificates import certificate_names
 from dragoman.adapters.serving.entrance import Arrival, Entrance, arrival_on
 from dragoman.broker.bans import Ban, covers
-from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     import socket
@@ -35,9 +34,6 @@ LINGER_MS: Final = 2_000
 
 WRITE_HIGH: Final = 256 * 1024
 WRITE_LOW: Final = 64 * 1024
-
-
-FULL: Final = Refusal(Reason.BUSY, "this listener has as many connections as it may")
 
 
 @final

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 AT_ONCE_MAX: Final = 64
 """Of one listener, beyond what it may have; each holds at most one CONNECT."""
 
+FULL: Final = Refusal(Reason.BUSY, "this listener has as many connections as it may")
+
 HEARD_MS: Final = 3_000
 """How long such a connection lasts, from its beginning to its end."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from aiohttp import hdrs, web
 
+from dragoman.adapters.mqtt.no_room import AT_ONCE_MAX, FULL
 from dragoman.adapters.mqtt.websocket import carry
 from dragoman.adapters.serving import problems
 from dragoman.adapters.serving.certificates import certificate_names
@@ -80,8 +81,14 @@ class WebSocketListener:
         connection.deadline = self._realm.broker.timers.after(connect_ms, WebConnection.cut, connection)
         return connection
 
-    def _full(self) -> bool:
-        return 0 < self._settings.connections_max <= len(self._server.connections)
+    def _full(self, connection: WebConnection) -> bool:
+        """Whether not even a word can be had with it."""
+        most, here = self._settings.connections_max, self._server.connections
+        if not 0 < most <= len(here):
+            return False
+        told = sum(isinstance(other, WebConnection) and other.unwelcome for other in here)
+        connection.unwelcome = len(here) - told >= most
+        return connection.unwelcome and told >= AT_ONCE_MAX
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The only request of a connection."""
@@ -96,7 +103,7 @@ class WebSocketListener:
         left_ms = max(0, deadline.due_ms - self._realm.broker.clock.monotonic_ms())
         answer: web.StreamResponse
         try:
-            self._check(request)
+            self._check(request, connection)
             answer = await carry(request, self._realm, left_ms, self._settings, arrival)
         except RefusedError as error:
             answer = problems.respond(error.refusal)
@@ -105,8 +112,11 @@ class WebSocketListener:
         answer.force_close()
         return answer
 
-    def _check(self, request: web.BaseRequest) -> None:
+    def _check(self, request: web.BaseRequest, connection: WebConnection) -> None:
         """Whether a WebSocket may be opened here, and by this page if it is one. Only browsers name an origin."""
+        if connection.unwelcome:
+            self._realm.counters.turned_away += 1
+            raise RefusedError(FULL)
         if self._settings.path not in ("", request.path):
             raise web.HTTPNotFound(text=f"MQTT is at {self._settings.path} here")
         origin = request.headers.get(hdrs.ORIGIN)

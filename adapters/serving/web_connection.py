@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 @final
 class WebConnection(web.RequestHandler):
-    """One connection, counted against the limits of the whole mesh. ``full`` is asked whether there is room for it."""
+    """One connection, counted against the limits of the whole mesh. ``full`` is asked whether there is room for it.
 
-    __slots__ = ("_complaints", "_full", "_limits", "_wire", "arrival", "deadline")
+    It may let one in that is ``unwelcome``: its request is to be answered that there is none.
+    """
+
+    __slots__ = ("_complaints", "_full", "_limits", "_wire", "arrival", "deadline", "unwelcome")
 
     def __init__(
         self,
@@ -35,7 +38,7 @@ class WebConnection(web.RequestHandler):
         wire: Wire,
         complaints: Complaints,
         arrival: Arrival | None = None,
-        full: Callable[[], bool] = lambda: False,
+        full: Callable[[WebConnection], bool] = lambda _: False,
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **HANDLER_OPTIONS)
         self._limits = limits
@@ -43,13 +46,14 @@ class WebConnection(web.RequestHandler):
         self._complaints = complaints
         self._full = full
         self.arrival = arrival
+        self.unwelcome = False
         #: forgotten with the connection; whoever sets it cancels it once the request has come
         self.deadline: Timer | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Lets the connection in, or cuts it: there is no request yet that could be answered."""
         self.arrival = self.arrival or arrival_on(transport)
-        full = self._full()
+        full = self._full(self)
         super().connection_made(transport)
         self._wire.connections += 1
         self._wire.open += 1

@@ -12,6 +12,7 @@ import pytest
 
 from dragoman import Mesh
 from dragoman.adapters.mqtt.listener_settings import ListenerSettings
+from dragoman.adapters.mqtt.no_room import AT_ONCE_MAX
 from dragoman.adapters.serving.settings import LimitSettings, LoginSettings, UserSettings
 from dragoman.broker.bans import ADDRESS
 from dragoman.mesh import CannotStartError
@@ -155,11 +156,32 @@ def test_room_limits_and_bans_hold_here_too() -> None:
         async with web.ws_connect(url, protocols=("mqtt",)) as ws:
             await ws.send_bytes(CONNECT_5)
             await ws.receive_bytes()
-            with pytest.raises((aiohttp.ClientError, OSError)):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
                 await web.ws_connect(url, protocols=("mqtt",))
-            assert mesh.broker.metrics.wire("mqtt").turned_away >= 1  # aiohttp tries twice
+            assert caught.value.status == 503
+            assert mesh.broker.metrics.wire("mqtt").turned_away == 1
             mesh.broker.bans.add(ADDRESS, "127.0.0.1", reason="", by="ann", duration_ms=0)
             assert (await ws.receive()).type in CLOSED
+
+    play_web(scene, ListenerSettings("web", ANYWHERE, transport="websocket", connections_max=1))
+
+
+def test_only_so_many_are_told_that_there_is_no_room() -> None:
+    async def scene(mesh: Mesh, web: aiohttp.ClientSession, url: str) -> None:
+        wire = mesh.broker.metrics.wire("mqtt")
+        silent = [await Peer.open(mesh, "web") for _ in range(1 + AT_ONCE_MAX)]
+        await until(lambda: wire.open == len(silent))
+        assert await (await Peer.open(mesh, "web")).ended()
+        assert wire.turned_away == 1
+        # The first was in; when it goes there is room, whoever else waits to be told.
+        silent.pop(0).close()
+        await until(lambda: wire.open == len(silent))
+        async with web.ws_connect(url, protocols=("mqtt",)) as ws:
+            await ws.send_bytes(CONNECT_5)
+            assert (await ws.receive_bytes())[3] == 0
+        for peer in silent:
+            peer.close()
+        await until(lambda: wire.open == 0)
 
     play_web(scene, ListenerSettings("web", ANYWHERE, transport="websocket", connections_max=1))
 
