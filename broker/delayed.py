@@ -212,8 +212,11 @@ class Delayed:
 
     def _again(self, key: bytes, payload: bytes, wait_ms: int) -> None:
         answer = self._timers.keep(key, self._core.now_ms + wait_ms, _KIND, payload)
-        assert not isinstance(answer, Refusal), "it has just made room"
-        self._counted(1, payload)
+        if isinstance(answer, Refusal):
+            # Others have taken its place among the deadlines meanwhile.
+            self._core.metrics.drop(f"delayed-{answer.reason.value}")
+        else:
+            self._counted(1, payload)
 
     def _counted(self, sign: int, payload: bytes) -> None:
         self.count += sign

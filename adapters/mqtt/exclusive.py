@@ -36,9 +36,10 @@ class Exclusives:
         """It is the session's from now on; the caller has seen that it was nobody else's."""
         self._holders[text] = standing
 
-    def free(self, text: str) -> None:
-        """It is nobody's."""
-        del self._holders[text]
+    def free(self, standing: Standing, text: str) -> None:
+        """The session has it no longer."""
+        if self._holders.get(text) is standing:
+            del self._holders[text]
 
 
 def is_exclusive(text: str) -> bool:

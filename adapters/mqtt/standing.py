@@ -330,7 +330,7 @@ class Standings:
         if self.by_client.get(standing.client_id) is standing:
             del self.by_client[standing.client_id]
             for filter_ in standing.filters:
-                self._filter_gone(filter_)
+                self._filter_gone(standing, filter_)
         if standing.backlog is None:
             return Ticket(0)
         ticket = self._forget(standing)
@@ -370,13 +370,13 @@ class Standings:
         """It does so no longer; False if it never did. Not written: see ``save``."""
         if standing.filters.pop(filter_, None) is None:
             return False
-        self._filter_gone(filter_)
+        self._filter_gone(standing, filter_)
         return True
 
-    def _filter_gone(self, filter_: str) -> None:
+    def _filter_gone(self, standing: Standing, filter_: str) -> None:
         self._count_filter(filter_, -1)
         if is_exclusive(filter_):
-            self.exclusives.free(filter_)
+            self.exclusives.free(standing, filter_)
 
     def _count_filter(self, filter_: str, n: int) -> None:
         if filter_.startswith("$share/"):

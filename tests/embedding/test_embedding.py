@@ -8,11 +8,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dragoman import Mesh
+from dragoman.broker.gate_settings import GateSettings
 from dragoman.broker.settings import BrokerSettings
 from dragoman.config import Config, ConfigError
 from dragoman.embedded import WINDOW
@@ -181,6 +183,23 @@ def test_what_is_kept_on_disk_is_there_for_the_next_mesh(tmp_path: Path):
         async with mesh.subscribe("state") as reading:
             message = await anext(reading)
         assert (message.payload, message.retain) == (b"on", True)
+
+    with_mesh(first, config)
+    with_mesh(second, config)
+
+
+def test_what_the_program_delays_no_rule_judges_also_not_after_a_restart(tmp_path: Path):
+    config = replace(Config.embedded(str(tmp_path / "data")), gate=GateSettings(default="deny"))
+
+    async def first(mesh: Mesh) -> None:
+        await mesh.publish("$delayed/0/state", b"1", durable=False)
+        async with mesh.subscribe("state") as reading:
+            assert (await anext(reading)).payload == b"1"
+        await mesh.publish("$delayed/1/state", b"2", retain=True)
+
+    async def second(mesh: Mesh) -> None:
+        async with mesh.subscribe("state") as reading:
+            assert (await anext(reading)).payload == b"2"
 
     with_mesh(first, config)
     with_mesh(second, config)

@@ -49,6 +49,20 @@ def test_a_cursor_full_of_what_has_expired_goes_on() -> None:
     assert [message.payload for _, message in inbox.take(9, 1 << 20)] == [b"x", b"y"]
 
 
+def test_what_a_model_delays_waits_for_its_time() -> None:
+    async def body(mesh: McpMesh) -> None:
+        await mesh.call("mesh_join", {"channel": "later", "cursor": "c"})
+        for seconds in ("3600", "0"):
+            result = await mesh.call("mesh_publish", {"channel": f"$delayed/{seconds}/later", "text": seconds})
+            assert not result.get("isError"), result
+        waited = (await mesh.call("mesh_wait", {"cursor": "c", "timeout_s": 5}))["structuredContent"]
+        assert [m["text"] for m in waited["messages"]] == ["0"]
+        assert (await mesh.call("mesh_publish", {"channel": "$delayed/soon/a", "text": "x"}))["isError"]
+        assert (await mesh.call("mesh_read", {"channel": "$delayed/3600/later"}))["isError"]
+
+    run(body)
+
+
 def test_what_is_published_is_read_with_all_it_came_with() -> None:
     async def body(mesh: McpMesh) -> None:
         given = {
