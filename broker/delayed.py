@@ -177,9 +177,6 @@ class Delayed:
         self._counted(-1, payload)
         core = self._core
         core.tick()
-        if core.stopping:
-            self._again(key, payload, RETRY_MS)
-            return
         row = decode_row(payload, DelayedRow)
         message = decode_message(row.message)
         if message.expired(core.now_ms):

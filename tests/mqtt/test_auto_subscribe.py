@@ -97,6 +97,14 @@ def test_a_kept_session_keeps_what_comes_while_it_is_away():
     world.crash().connected("c", **KEPT).expect(pub("inbox/c", b"x", 1, at(1)))
 
 
+def test_it_is_written_before_the_connection_ends():
+    world = mesh(Auto("inbox/%c", 1), durable=True)
+    world.connected("c", **KEPT)
+    after = world.crash()
+    after.connected("p").publish("inbox/c", b"x", 1)
+    after.connected("c", **KEPT).expect(pub("inbox/c", b"x", 1, at(1)))
+
+
 def test_they_are_judged_as_the_clients_own():
     deny = RuleSettings(effect="deny", who=("*",), actions=("read",), filters=("secret/#",))
     world = mesh(Auto("secret/a"), Auto("open"), gate=GateSettings(rules=(deny,)))

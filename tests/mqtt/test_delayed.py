@@ -149,6 +149,19 @@ def test_it_outlives_its_publisher_and_the_mesh_with_its_deadline():
     assert again.broker.delayed.count == 0
 
 
+def test_what_is_said_after_a_restart_takes_nobodys_place():
+    world = World(durable=True)
+    listener(world, **KEPT)
+    world.connected("p").publish("$delayed/5/a", b"before", 1)
+    after = world.crash()
+    publisher = after.connected("p")
+    publisher.publish("$delayed/5/a", b"after", 1)
+    assert after.broker.delayed.count == 2
+    watcher = after.connected("w", **KEPT)
+    after.advance(5_001)
+    watcher.expect(pub("a", b"before", 1, at(1)), pub("a", b"after", 1, at(2)))
+
+
 def test_one_that_is_due_at_the_start_finds_the_kept_sessions():
     world = World(durable=True)
     listener(world, **KEPT)
@@ -214,7 +227,7 @@ def test_what_names_no_time_or_no_channel_is_told_0x90(topic: str):
 
 
 def test_0_seconds_and_the_most_there_are_are_taken():
-    world = World()
+    world = World(broker=BrokerSettings(sweep_ms=1 << 40))
     watcher = listener(world)
     publisher = world.connected("p")
     publisher.publish("$delayed/0/a", b"now")

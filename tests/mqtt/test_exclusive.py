@@ -130,6 +130,16 @@ def test_with_the_plain_filter_beside_it_each_message_comes_once_also_when_one_g
         assert b"y" not in [p.payload for p in world.connected("a", **KEPT).packets() if hasattr(p, "payload")]
 
 
+@pytest.mark.parametrize("filters", [(X, "t/1"), ("t/1", X)])
+def test_the_higher_qos_of_the_two_holds_while_the_client_is_away(filters: tuple[str, str]):
+    world = World()
+    client = world.connected("a", **KEPT)
+    assert client.subscribe(Subscription(filters[0], 1), Subscription(filters[1], 0)) == [1, 0]
+    client.vanish()
+    world.connected("p").publish("t/1", b"x", 1)
+    world.connected("a", **KEPT).expect(pub("t/1", b"x", 1, at(1)))
+
+
 def test_retained_values_come_as_for_any_filter():
     world = World()
     world.connected("p").publish("t/1", b"x", retain=True)
