@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import queue
@@ -68,6 +69,21 @@ class Operator:
     def get(self, path: str, token: str = "ops!") -> tuple[int, dict[str, Any]]:
         """Any other endpoint."""
         return _answer(urllib.request.Request(f"{self.mesh.url}{path}", headers={"Authorization": f"Bearer {token}"}))
+
+    def stream(self, token: str) -> http.client.HTTPResponse:
+        """All that is said, as server-sent events."""
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{self.mesh.url}/v1/stream?filter=%23", headers=headers)
+        answer = urllib.request.urlopen(request, timeout=WAIT_S)
+        assert isinstance(answer, http.client.HTTPResponse)
+        return answer
+
+    def post_message(self, channel: str, payload: str) -> None:
+        """Says something in a channel."""
+        headers = {"Authorization": "Bearer ops!"}
+        request = urllib.request.Request(f"{self.mesh.url}/v1/channels/{channel}", payload.encode(), headers)
+        with urllib.request.urlopen(request, timeout=WAIT_S):
+            pass
 
     def value(self, key: str) -> tuple[object, str]:
         """What ``/v1/admin/config`` says of a key: the value in force and where it came from."""

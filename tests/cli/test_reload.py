@@ -54,6 +54,18 @@ def test_users_come_and_go(operator: Callable[[str], Operator]) -> None:
     assert plant.get("/v1/agents", "bob!")[0] == 401
 
 
+def test_streams_of_who_is_gone_end(operator: Callable[[str], Operator]) -> None:
+    plant = operator(OPS + user("ann") + user("bob"))
+    with plant.stream("bob!") as bob, plant.stream("ann!") as ann:
+        plant.hup(OPS + user("ann"))
+        told = bob.read().decode()
+        assert "event: end" in told
+        assert "log in anew" in told
+        plant.post_message("a", "hello")
+        while b"hello" not in (line := ann.readline()):
+            assert line, "the other stream goes on"
+
+
 def test_rules_and_groups_apply_to_who_is_connected(operator: Callable[[str], Operator]) -> None:
     plant = operator(OPS + user("ann") + user("bob"))
     with Client(plant.mesh, "ann") as ann, Client(plant.mesh, "bob") as bob:
