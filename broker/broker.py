@@ -428,7 +428,7 @@ class Broker:
         """Gives the retained values that match, through ``deliver``, as credit allows. Verbs have none."""
         if self.verbs.owns(subscription.filter):
             return
-        self.core.pump.replay(subscription, self._retained(subscription.session, subscription.filter))
+        self.core.pump.replay(subscription, self.retained_for(subscription))
 
     def change(
         self, subscription: Subscription, *, wish: int, no_local: bool, keep_retain: bool, identifier: int
@@ -522,10 +522,10 @@ class Broker:
         """Whether it may have what is said there, as long as it listens."""
         return self.core.may_follow(session, name)
 
-    def _retained(self, session: Session, filter_: str) -> Iterator[Message]:
+    def retained_for(self, subscription: Subscription) -> Iterator[Message]:
         """The retained values a subscription gets, looked up as there is credit for them."""
-        for message in self.schemes.retained(filter_, self.retained_of):
-            if self.core.may_follow(session, message.name):
+        for message in self.schemes.retained(subscription.filter, self.retained_of):
+            if self.core.may_follow(subscription.session, message.name):
                 yield message
 
     # -- durable channels ----------------------------------------------------------------------------

@@ -265,6 +265,13 @@ class Pump:
         if not waiting:
             self._replay_on(session)
 
+    def owed(self, session: Session) -> Iterator[tuple[Subscription, Message | None, Iterator[Message]]]:
+        """What a session's subscriptions have not been given: the value that was not taken, and those after it."""
+        held = self._held.get(session)
+        for subscription, values in self._replays.get(session, {}).items():
+            yield subscription, held, values
+            held = None
+
     def end_replay(self, subscription: Subscription) -> None:
         """The subscription is no more, or asks anew: what it was owed is not given."""
         owed = self._replays.get(subscription.session)

@@ -118,7 +118,7 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
     retain = message.retain and (feed.replay or feed.keep_retain)
     placed = qos == 1 and logged != 0
     packet_id = known or (standing.placed_id(logged) if placed else standing.next_id()) if qos else 0
-    beside = qos == 2 and not logged and standing.backlog is not None
+    beside = not logged and standing.backlog is not None and (qos == 2 or (qos == 1 and feed.replay))
     written = beside or (logged != 0 and not known and packet_id < PLACED)
     parts = _parts(session, feed, message, qos, retain)
     if parts is None:
@@ -136,6 +136,7 @@ def _send(session: MqttSession, feed: Feed, message: Message, qos: int) -> bool:
         head = bytes((head[0] | 8,)) + head[1:]
     flight = Flight(message, qos, logged, retain, feed.identifiers)
     flight.group = feed.group
+    flight.beside = beside
     flight.sent = True
     session.window += 1
     standing.flights[packet_id] = flight

@@ -14,6 +14,7 @@ from dragoman.adapters.mqtt import (
     kept_filters,
     mapping,
     order,
+    replays,
     subscribing,
 )
 from dragoman.adapters.mqtt.codes import Code, ProtocolError, return_code
@@ -267,6 +268,7 @@ def _go(session: MqttSession, present: bool) -> None:
     if present:
         subscribing.restore(session)
         flights.begin_again(session)
+        replays.resume(session)
     backlog = session.standing.backlog
     if backlog is not None:
         backlog.offer = session.offer
@@ -404,6 +406,7 @@ def leave(session: MqttSession, *, clean: bool, resumed: bool = False) -> None:
     standing = session.standing
     keeps = standing.kept
     realm.traffic.left()
+    replays.part(session)
     realm.broker.detach(session)
     session.subscriptions.clear()
     for text in list(session.streams):

@@ -33,7 +33,8 @@ _LANDED: Final = b"d"
 
 
 class BesideRow(Row):
-    """A QoS 2 delivery that is not the session's backlog's: of a share, a stream or a retained value.
+    """A delivery that is not the session's backlog's: at QoS 2 of a share, a stream or a retained value, at QoS 1 of
+    a retained value. QoS 1 of a share is another member's when its connection ends, so it is after a crash.
 
     ``message``  as it was sent, so that it can be sent again under its id; empty: it ends by PUBREL
     ``place``    the reader that would give the message again, to whomever; empty: none
@@ -46,21 +47,21 @@ class BesideRow(Row):
     place: bytes = b""
     retain: bool = False
     identifiers: tuple[int, ...] = ()
+    qos: int = 2
 
 
 @final
 class Flight:
     """A QoS 1 or 2 delivery under way. ``position`` 0: not the session's backlog's.
 
-    At QoS 1 such a one lives and dies with the process; at QoS 2 its row holds the message.
-
+    ``beside``    it is not, and a row of its own holds it; one without lives and dies with the process
     ``message``   None after a restart, until the log has given it again
     ``retain``, ``identifiers``   how it was sent, to be sent again the same way
     ``released``  QoS 2: the receiver has it
     ``sent``      on the connection there is now, so it counts in its window
     """
 
-    __slots__ = ("group", "identifiers", "message", "position", "qos", "released", "retain", "sent")
+    __slots__ = ("beside", "group", "identifiers", "message", "position", "qos", "released", "retain", "sent")
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Flight:
         self.position = position
         self.retain = retain
         self.identifiers = identifiers
+        self.beside = False
         self.released = False
         self.sent = False
         self.group: ShareMember | None = None
@@ -116,7 +118,8 @@ class Promises:
     def _load_beside(self, standing: Standing, beside: list[tuple[int, BesideRow]]) -> None:
         """Those go on at once, in their order; nobody else is given what they hold."""
         for packet_id, row in sorted(beside, key=lambda pair: pair[1].turn):
-            flight = standing.flights[packet_id] = Flight(None, 2, 0, row.retain, row.identifiers)
+            flight = standing.flights[packet_id] = Flight(None, row.qos, 0, row.retain, row.identifiers)
+            flight.beside = True
             self._turn = max(self._turn, row.turn)
             if row.message:
                 flight.message = decode_message(row.message)
@@ -132,7 +135,7 @@ class Promises:
         for packet_id, flight in standing.flights.items():
             if packet_id < PLACED and flight.position:
                 log.put(Table.INFLIGHT, _row_key(standing, _OUT, flight.position), None)
-            elif not flight.position and flight.qos == 2:
+            elif flight.beside:
                 log.put(Table.INFLIGHT, _row_key(standing, _BESIDE, packet_id), None)
         self._forget_landed(standing)
 
@@ -189,13 +192,13 @@ class Promises:
         if standing.backlog is None or packet_id >= PLACED:
             return Ticket(0)
         if not flight.position:
-            return self._fly_beside(standing, packet_id, flight) if flight.qos == 2 else Ticket(0)
+            return self._fly_beside(standing, packet_id, flight) if flight.beside else Ticket(0)
         state = _SENT_QOS_1 if flight.qos == 1 else _RELEASED if flight.released else _SENT
         return self._mark(standing, flight.position, packet_id, state)
 
     def _fly_beside(self, standing: Standing, packet_id: int, flight: Flight) -> Ticket:
         self._turn += 1
-        row = BesideRow(turn=self._turn)
+        row = BesideRow(turn=self._turn, qos=flight.qos)
         if flight.released:
             self._over_there(flight)
         else:
@@ -226,7 +229,7 @@ class Promises:
         """
         flight = standing.flights.pop(packet_id)
         if not flight.position:
-            if flight.qos == 2 and standing.backlog is not None:
+            if flight.beside and standing.backlog is not None:
                 if not flight.released:
                     self._over_there(flight)
                 self._broker.log.put(Table.INFLIGHT, _row_key(standing, _BESIDE, packet_id), None)

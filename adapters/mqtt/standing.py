@@ -38,12 +38,13 @@ KEY_BYTES_PLAIN: Final = 400
 
 
 class FilterRow(Row):
-    """One subscription of a kept session."""
+    """One subscription of a kept session. ``owed``: it has not been given all retained values there were."""
 
     qos: int = 0
     no_local: bool = False
     keep_retain: bool = False
     identifier: int = 0
+    owed: bool = False
 
 
 class StandingRow(Row):
@@ -71,6 +72,7 @@ class Standing:
     ``wait``      the last of all such commits: what a new connection is told of QoS 2 must not leave before it
     ``flights``   deliveries by packet id; ``ids`` finds the packet id of a log position
     ``unmet``     a restart has left deliveries whose messages the log may not give again
+    ``owed``      retained values that an earlier connection has left, by filter
     ``landed``    positions of QoS 2 deliveries that are over, until the place that passes them is written
     ``sent``      QoS 1: what an earlier connection may have had before a restart is below this position
     ``backlog``   its place in the log, if it is kept at all
@@ -89,6 +91,7 @@ class Standing:
         "key",
         "landed",
         "last_id",
+        "owed",
         "principal",
         "received",
         "sent",
@@ -112,6 +115,7 @@ class Standing:
         self.flights: dict[int, Flight] = {}
         self.ids: dict[int, int] = {}
         self.landed: list[int] = []
+        self.owed: dict[str, Iterator[Message]] = {}
         self.last_id = 0
         self.sent = 0
         self.unmet = False
@@ -368,6 +372,7 @@ class Standings:
 
     def drop_filter(self, standing: Standing, filter_: str) -> bool:
         """It does so no longer; False if it never did. Not written: see ``save``."""
+        standing.owed.pop(filter_, None)
         if standing.filters.pop(filter_, None) is None:
             return False
         self._filter_gone(standing, filter_)

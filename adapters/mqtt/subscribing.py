@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.mqtt import codes, exclusive, intake, kept_filters, mapping
+from dragoman.adapters.mqtt import codes, exclusive, intake, kept_filters, mapping, replays
 from dragoman.adapters.mqtt.codes import SUBACK_FAILURE, Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import encode_suback, encode_unsuback
 from dragoman.adapters.mqtt.packets import Subscribe, Unsubscribe
@@ -106,7 +106,8 @@ def _one(
         return min(row.qos, WISH)
     handling = wanted.retain_handling
     if subscription is not None and (handling == SEND_RETAINED or (handling == SEND_RETAINED_IF_NEW and not known)):
-        after.append(partial(session.realm.broker.replay, subscription))
+        replays.owe(session, subscription, row)
+        after.append(partial(replays.begin, session, subscription, row))
     return row.qos
 
 

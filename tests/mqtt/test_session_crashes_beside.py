@@ -238,7 +238,7 @@ def test_a_member_that_stays_away_in_the_middle_does_not_hold_up_the_shares_plac
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_qos_1_and_for_a_session_that_is_not_kept_nothing_is_written(kind: str):
+def test_of_a_share_at_qos_1_and_for_a_session_that_is_not_kept_nothing_is_written(kind: str):
     world = World(durable=True)
     world.connected("p").publish("a", b"x", 2, retain=True)
     for qos, options in ((1, KEPT), (2, {})):
