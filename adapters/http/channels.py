@@ -239,7 +239,7 @@ _READING: Final = (
 )
 _PUBLISHED: Final = (
     Reply(201, "Said, and as safe as the channel makes it", PublishedDocument),
-    Reply(202, "Obeyed: the name is a verb, under which nothing is kept"),
+    Reply(202, "Obeyed: the name is a verb, under which nothing is kept, or it is below $delayed and waits"),
 )
 _READ: Final = (
     Reply(200, "A page of messages", PageDocument),
