@@ -12,7 +12,7 @@ from dragoman.adapters.serving.credentials import token_digest
 from dragoman.adapters.serving.limits import ConnectionLimits
 from dragoman.adapters.serving.settings import LimitSettings, LoginSettings, UserSettings
 from dragoman.broker.clock import ManualClock
-from dragoman.broker.gate_settings import GateSettings
+from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from tests.mqtt.wire import Client, World
 
 
@@ -179,3 +179,34 @@ def test_whom_a_reload_finds_on_the_way_in_does_not_get_in():
     assert [packet.code for packet in again.packets() if isinstance(packet, Connack)] == [
         Code.BAD_USER_NAME_OR_PASSWORD
     ]
+
+
+@pytest.mark.parametrize("filter_", ["a", "#", "$share/g/a", "$queue/g/a"])
+def test_what_may_be_read_no_more_is_not_given_out_whoever_waited_for_it(filter_: str):
+    """Whether the reader is there, or away and its session kept; what is on its way already goes on."""
+    denied = GateSettings(rules=(RuleSettings("deny", ("*",), ("read",), ("a",)),))
+    world = World(durable=True)
+
+    def rules(settings: GateSettings) -> None:
+        world.broker.gate.replace(settings)
+        world.broker.core.changed()
+
+    def given(client: Client) -> list[bytes]:
+        found = [packet for packet in client.packets() if isinstance(packet, Publish)]
+        client.say(*(Puback(packet.packet_id) for packet in found))
+        return [packet.payload for packet in found]
+
+    reader, publisher = world.connected("s", session_expiry_interval=1_000), world.connected("p")
+    assert reader.subscribe(filter_, qos=1) == [1]
+    publisher.publish("a", b"1", 1, packet_id=1)
+    assert given(reader) == [b"1"]
+    rules(denied)
+    publisher.publish("a", b"2", 1, packet_id=1)
+    assert given(reader) == []
+    reader.disconnect()
+    rules(GateSettings())
+    publisher.publish("a", b"3", 1, packet_id=1)
+    rules(denied)
+    again = world.client()
+    again.connect("s", clean=False, session_expiry_interval=1_000)
+    assert given(again) == []
