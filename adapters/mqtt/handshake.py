@@ -226,7 +226,7 @@ def _enter(session: MqttSession, packet: Connect, client_id: str) -> Refusal | N
 
 def _rewrite_will(session: MqttSession, packet: Connect, client_id: str) -> Refusal | None:
     """A will's topic becomes what that of any publish would; the refusal, if it cannot."""
-    rewrites = session.realm.rewrites
+    rewrites = session.rewrites
     if packet.will is None or not rewrites.publishes:
         return None
     topic = rewrites.topic(packet.will.topic.decode(), client_id, session.principal.name)

@@ -137,8 +137,8 @@ def topic(session: MqttSession, raw: bytes) -> str | Refusal:
     """The name that a topic means, rewritten if a rule says so."""
     realm = session.realm
     name = raw.decode()
-    if realm.rewrites.publishes:
-        made = realm.rewrites.topic(name, session.standing.client_id, session.principal.name)
+    if session.rewrites.publishes:
+        made = session.rewrites.topic(name, session.standing.client_id, session.principal.name)
         if isinstance(made, Refusal):
             realm.metrics.refuse(made.reason)
             return made

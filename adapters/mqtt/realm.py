@@ -70,6 +70,8 @@ class Realm:
         running, self.settings = self.settings, settings
         self._terms.clear()
         self.standings.reload(settings)
+        if (settings.rewrite, settings.rewrite_bytes_max) != (running.rewrite, running.rewrite_bytes_max):
+            self.rewrites = Rewrites(settings.rewrite, settings.rewrite_bytes_max)
         if settings.connects_per_s != running.connects_per_s:
             self.connects = _connects(settings)
         if rates(settings) != rates(running):

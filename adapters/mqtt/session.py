@@ -142,6 +142,7 @@ class MqttSession:
         "queued",
         "realm",
         "resting",
+        "rewrites",
         "settings",
         "standing",
         "starved",
@@ -161,7 +162,7 @@ class MqttSession:
         self.wire = wire
         self.listener = listener
         #: as they were when it began: what CONNACK says holds to the end
-        self.settings = settings = realm.settings
+        self.settings, self.rewrites = realm.settings, realm.rewrites
         self.terms = realm.terms(listener)
         self.arrival = arrival
         self.peer = arrival.text
@@ -185,7 +186,7 @@ class MqttSession:
         self.enhanced: enhanced.Enhanced | None = None
         self.keepalive_ms = 0
         self.last_seen_ms = 0
-        self.inflight_max = settings.inflight_max
+        self.inflight_max = self.settings.inflight_max
         self.packet_max = UNLIMITED
         self.out: list[bytes] = []
         self.out_bytes = 0
@@ -193,7 +194,7 @@ class MqttSession:
         self.paused = self.starved = self.closing = False
         self._gathering = False
         self._gate = realm.gate
-        self._out_bytes_max = settings.out_bytes_max
+        self._out_bytes_max = self.settings.out_bytes_max
         self._payload_max = realm.core.settings.message_bytes_max
         self._in_count = self._in_bytes = 0
         # Of what is in ``out``: frames that did not go the fast way, the deliveries among them, payload bytes of all.

@@ -179,16 +179,19 @@ class MqttSettings:
     listeners: tuple[ListenerSettings, ...] = key(
         (), why="MQTT listeners besides those of [listen], each with settings of its own", check=listeners_problem
     )
-    rewrite: tuple[RewriteSettings, ...] = key((), why="what clients' topics and filters become; see docs/mqtt.md")
+    rewrite: tuple[RewriteSettings, ...] = key(
+        (), why="what clients' topics and filters become; see docs/mqtt.md", live=True
+    )
     rewrite_bytes_max: int = key(
         512,
         unit="bytes",
         low=1,
         high=65_535,
         why="of a topic that a rewrite rule is for; a longer one is refused: an expression's work grows with it",
+        live=True,
     )
     auto_subscribe: tuple[AutoSubscribeSettings, ...] = key(
-        (), why="what each client subscribes to without asking; see docs/mqtt.md"
+        (), why="what each client subscribes to without asking; see docs/mqtt.md", live=True
     )
     websocket_path: str = key(
         "/mqtt", why="where MQTT in WebSocket frames is on the HTTP listeners, if MQTT listens at all; empty = nowhere"

@@ -40,7 +40,7 @@ def subscribe(session: MqttSession, packet: Subscribe) -> None:
     if not _answerable(session, len(packet.subscriptions)):
         return
     for wanted in packet.subscriptions:
-        if session.realm.rewrites.subscribes:
+        if session.rewrites.subscribes:
             made = _rewritten(session, wanted.filter)
             if isinstance(made, Refusal):
                 codes.append(_told(session, made))
@@ -121,7 +121,7 @@ def _told(session: MqttSession, refusal: Refusal) -> int:
 def _rewritten(session: MqttSession, filter_: str) -> str | Refusal:
     """What the filter is for the mesh, now and when it is unsubscribed."""
     realm = session.realm
-    made = realm.rewrites.filter(filter_, session.standing.client_id, session.principal.name)
+    made = session.rewrites.filter(filter_, session.standing.client_id, session.principal.name)
     if isinstance(made, Refusal):
         realm.metrics.refuse(made.reason)
     return made
@@ -220,7 +220,7 @@ def unsubscribe(session: MqttSession, packet: Unsubscribe) -> None:
 
 
 def _out(session: MqttSession, filter_: str) -> int:
-    if session.realm.rewrites.subscribes:
+    if session.rewrites.subscribes:
         made = _rewritten(session, filter_)
         if isinstance(made, Refusal):
             return Code.NO_SUBSCRIPTION_EXISTED

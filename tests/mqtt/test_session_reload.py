@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from dragoman.adapters.mqtt.auto_subscribe import AutoSubscribeSettings
 from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.listener_settings import ListenerSettings
 from dragoman.adapters.mqtt.packets import Connack, Connect, Disconnect, Puback, Publish, Pubrec
+from dragoman.adapters.mqtt.rewrite import RewriteSettings
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.adapters.serving.credentials import token_digest
 from dragoman.adapters.serving.limits import ConnectionLimits
@@ -210,3 +212,27 @@ def test_what_may_be_read_no_more_is_not_given_out_whoever_waited_for_it(filter_
     again = world.client()
     again.connect("s", clean=False, session_expiry_interval=1_000)
     assert given(again) == []
+
+
+def test_rewritten_names_and_subscriptions_unasked_are_those_of_its_beginning():
+    """Or a client could not take back what it has subscribed to, and its frames would go on under their old names."""
+    world = World()
+    old, watcher = world.connected("old"), world.connected("w")
+    watcher.subscribe("#")
+    reload(
+        world,
+        rewrite=(RewriteSettings("a", "^a$", "b"),),
+        auto_subscribe=(AutoSubscribeSettings("unasked"),),
+    )
+    new = world.connected("new")
+    for client in (old, new):
+        client.publish("a")
+        client.publish("unasked")
+    assert [packet.topic for packet in watcher.packets() if isinstance(packet, Publish)] == [
+        b"a",
+        b"unasked",
+        b"b",
+        b"unasked",
+    ]
+    assert [packet.topic for packet in new.packets() if isinstance(packet, Publish)] == [b"unasked"] * 2
+    assert old.packets() == []
