@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from dragoman.broker.left_out import LeftOut
 from dragoman.broker.log.contract import Position
-from dragoman.broker.rows import Row
+from dragoman.broker.rows import CursorRow
 from dragoman.routing.names import is_exact, matches
 
 if TYPE_CHECKING:
@@ -42,20 +42,6 @@ class Bounds(NamedTuple):
     def exceeded(self, messages: int, bytes_: int) -> bool:
         """Whether that is more than may wait."""
         return 0 < self.messages < messages or 0 < self.bytes < bytes_
-
-
-class CursorRow(Row):
-    """A reader's place: all below ``low`` is done, and so is ``done`` above it. ``filters``: from which position on.
-
-    ``left_out``: spans of positions that it is not given. ``waits``: of a reader with bounds how many messages and
-    bytes wait, from which position on and up to which one they were counted.
-    """
-
-    low: int = 1
-    done: tuple[int, ...] = ()
-    filters: dict[str, int] = {}
-    left_out: tuple[tuple[int, int], ...] = ()
-    waits: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @final

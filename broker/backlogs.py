@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from heapq import nlargest
 from typing import TYPE_CHECKING, Final, final
 
-from dragoman.broker.backlog import Backlog, CursorRow
+from dragoman.broker.backlog import Backlog
 from dragoman.broker.log.contract import Table
-from dragoman.broker.rows import decode_row, encode_row
+from dragoman.broker.rows import CursorRow, decode_row, encode_row
 
 if TYPE_CHECKING:
     from dragoman.broker.channels import Channels

@@ -41,6 +41,21 @@ class ChannelRow(Row):
     partition: int = 0
 
 
+class CursorRow(Row):
+    """A reader's place: all below ``low`` is done, and so is ``done`` above it. ``filters``: from which position on.
+
+    ``left_out``: spans of positions that it is not given. ``waits``: of a reader with bounds how many messages and
+    bytes wait, from which position on and up to which one they were counted.
+    Here, and not beside its reader: that is compiled, and what is compiled forgets what its tuples are made of.
+    """
+
+    low: int = 1
+    done: tuple[int, ...] = ()
+    filters: dict[str, int] = {}
+    left_out: tuple[tuple[int, int], ...] = ()
+    waits: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
 class MessageRow(Row):
     """A whole message, for rows that hold one (retained values, wills, mail)."""
 

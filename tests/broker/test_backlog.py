@@ -7,10 +7,10 @@ from collections import deque
 import pytest
 from mesh_fakes import World, words
 
-from dragoman.broker.backlog import SCAN_BYTES, CursorRow
+from dragoman.broker.backlog import SCAN_BYTES
 from dragoman.broker.channel import FANOUT_MAX, Keep
 from dragoman.broker.log.contract import Table
-from dragoman.broker.rows import decode_row
+from dragoman.broker.rows import CursorRow, decode_row
 from dragoman.broker.settings import BrokerSettings
 
 QUICK = BrokerSettings(sweep_ms=1_000, channel_idle_ms=600_000)

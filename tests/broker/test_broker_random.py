@@ -187,9 +187,8 @@ class Game:
 
     def done_in_row(self, key: bytes) -> set[int]:
         """What the log would tell a restart that the reader is done with."""
-        from dragoman.broker.backlog import CursorRow
         from dragoman.broker.log.contract import Table
-        from dragoman.broker.rows import decode_row
+        from dragoman.broker.rows import CursorRow, decode_row
 
         data = self.world.log.safe_rows.get((Table.CURSORS, key))
         assert data is not None
