@@ -19,7 +19,7 @@ import typer
 
 from dragoman import __version__
 from dragoman.build import form
-from dragoman.terminal import print_agents, printable, say, silence, write, write_json
+from dragoman.terminal import LogLines, print_agents, printable, say, silence, write, write_json
 
 if TYPE_CHECKING:
     from dragoman.config import Config, Flag
@@ -402,7 +402,9 @@ def _complain(text: str) -> None:
 
 
 def _log(verbose: int) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(LogLines())
+    logging.basicConfig(handlers=(lines,))
     # It complains of every attempt to connect; a link says once that it is down, and why.
     logging.getLogger("aiokafka").setLevel(logging.ERROR if verbose else logging.CRITICAL)
     if verbose:

@@ -3,9 +3,53 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
-from typing import Any
+from typing import Any, Final, final
+
+FACT_CHARS_MAX: Final = 1_000
+"""Of one fact of a log line; an MQTT client's id may have 64 KiB."""
+
+_OWN: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
+"""What every record has; all else is what ``extra`` gave it."""
+
+
+@final
+class LogLines(logging.Formatter):
+    """A record as a line: when, how grave, who, what, and each fact of its ``extra`` as ``key=value``.
+
+    Facts and messages may have a peer's words in them. None of it can end the line, pass for another fact or
+    command the terminal; what follows the line, a traceback, is indented, so it looks like no line of its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name for it
+        """The line without what follows it."""
+        facts = "".join(f" {key}={_fact(value)}" for key, value in vars(record).items() if key not in _OWN)
+        return _escaped(super().formatMessage(record)) + facts
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and a traceback if there is one."""
+        first, *others = super().format(record).split("\n")
+        return "\n  ".join((first, *map(_escaped, others)))
+
+
+def _fact(value: object) -> str:
+    text = str(value)
+    left_out = "…" if len(text) > FACT_CHARS_MAX else ""
+    text = text[:FACT_CHARS_MAX]
+    if text and text.isprintable() and not any(sign in text for sign in ' ="\\'):
+        return text + left_out
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{_escaped(quoted)}"{left_out}'
+
+
+def _escaped(text: str) -> str:
+    """Printable, and still says what it was: ``\\n``, ``\\x1b``, ``\\u202e``."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def print_agents(found: list[dict[str, Any]]) -> None:

@@ -44,7 +44,6 @@ class Complaints:
             detail,
             peer or "without an address",
             shown,
-            extra={"peer": peer, "client": client},
         )
 
     def _window_over(self) -> None:
@@ -54,5 +53,4 @@ class Complaints:
                 "%s: %d more bad connections were left out of this log in the last minute",
                 self._word,
                 left_out,
-                extra={"count": left_out},
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dragoman.terminal import FACT_CHARS_MAX, LogLines
 from tests.cli.command_line import dragoman
 from tests.cli.raw_mqtt import PUBLISH, RawMqtt
 from tests.clients.mesh import MQTT_ONLY, MeshProcess
@@ -159,3 +161,37 @@ def test_a_mesh_started_from_a_backup_has_what_was_there(mesh_process: MeshStart
             newcomer.subscribe("a/state")
             kind, body = newcomer.receive()
             assert (kind, newcomer.acknowledge(body)) == (PUBLISH, b"on")
+
+
+def line_of(message: str, *, fault: BaseException | None = None, **facts: object) -> str:
+    record = logging.LogRecord(
+        "dragoman.x", logging.WARNING, "", 0, message, None, fault and (type(fault), fault, None)
+    )
+    vars(record).update(facts)
+    return LogLines().format(record).partition(" WARNING ")[2]
+
+
+@pytest.mark.parametrize(
+    ("fact", "shown"),
+    [
+        ("ann", "ann"),
+        (7, "7"),
+        (True, "True"),
+        ("", '""'),
+        ("küche/1", "küche/1"),
+        ("a b", '"a b"'),
+        ("a=b", '"a=b"'),
+        ('say "x"\\', r'"say \"x\"\\"'),
+        ("a\nb\r\x1b[2J\x9b\u2028\u202e", r'"a\nb\r\x1b[2J\x9b\u2028\u202e"'),
+        ("\ud800", r'"\ud800"'),
+        ("x" * (FACT_CHARS_MAX + 1), "x" * FACT_CHARS_MAX + "…"),
+    ],
+)
+def test_a_fact_of_a_log_line_is_one_word_whoever_chose_it(fact: object, shown: str) -> None:
+    assert line_of("it is so", who=fact, count=1) == f"dragoman.x: it is so who={shown} count=1"
+
+
+def test_a_log_line_is_one_line_and_its_traceback_looks_like_none() -> None:
+    assert line_of("one\ntwo\x1b") == r"dragoman.x: one\ntwo\x1b"
+    said = line_of("a fault", fault=ValueError("x\nWARNING y\r\x1b"), peer="here")
+    assert said.split("\n") == ["dragoman.x: a fault peer=here", "  ValueError: x", r"  WARNING y\r\x1b"]

@@ -164,3 +164,17 @@ def test_a_ban_outlives_the_mesh_and_a_kick_can_forget(
     assert ask(mesh, "DELETE", "/v1/admin/sessions/lamp")[0] == 204
     assert ask(mesh, "GET", "/v1/admin/sessions")[1]["sessions"] == []
     assert ask(mesh, "DELETE", "/v1/admin/sessions/lamp")[0] == 410
+
+
+def test_what_serve_logs_says_who_did_what_and_nobodys_words_pass_for_a_line(
+    mesh_process: Callable[..., MeshProcess],
+) -> None:
+    mesh = mesh_process(memory=True)
+    noisy = 'x by=root\n2026-01-01 WARNING dragoman.admin: \x1b[2J\u202e"'
+    order = {"kind": "client", "who": noisy, "reason": "loops", "duration_ms": 60_000}
+    assert ask(mesh, "POST", "/v1/admin/bans", order)[0] == 201
+    assert ask(mesh, "DELETE", f"/v1/admin/bans/client/{quote(noisy, safe='')}")[0] == 204
+    banned, lifted = (line.partition(" WARNING dragoman.admin: ")[2] for line in mesh.terminate().stderr.splitlines())
+    shown = r'"x by=root\n2026-01-01 WARNING dragoman.admin: \x1b[2J\u202e\""'
+    assert banned == f"administration: banned by=anonymous kind=client who={shown} reason=loops duration_ms=60000"
+    assert lifted == f"administration: ban lifted by=anonymous kind=client who={shown}"
