@@ -26,7 +26,7 @@ class LogLines(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name for it
+    def formatMessage(self, record: logging.LogRecord) -> str:
         """The line without what follows it."""
         facts = "".join(f" {key}={_fact(value)}" for key, value in vars(record).items() if key not in _OWN)
         return _escaped(super().formatMessage(record)) + facts
