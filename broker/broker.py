@@ -142,7 +142,9 @@ class Broker:
         # Last, so that no deadline passes before the adapters have their readers in place.
         self.timers.start()
         self.delayed.start()
-        self.timers.after(self.settings.sweep_ms, self._sweep)
+        channels, slow = self.channels, self.slow
+        for part in (self.backlogs.advance, channels.sweep, slow.look, self.dedupe.trim, self.producers.trim):
+            self.timers.after(self.settings.sweep_ms, self._sweep, part)
 
     def say_goodbye(self) -> None:
         """Takes no new work and ends every session in its own protocol's words. Before ``stop``; idempotent."""
@@ -197,16 +199,13 @@ class Broker:
         for tell in self._waiters.pop(ticket, ()):
             tell(refusal)
 
-    def _sweep(self) -> None:
+    def _sweep(self, part: Callable[[], None]) -> None:
         if self._stopping:
             return
+        # First: if it fails, the loop says so, and there is a next time.
+        self.timers.after(self.settings.sweep_ms, self._sweep, part)
         self.core.tick()
-        self.backlogs.advance()
-        self.channels.sweep()
-        self.slow.look()
-        self.dedupe.trim()
-        self.producers.trim()
-        self.timers.after(self.settings.sweep_ms, self._sweep)
+        part()
 
     # -- sessions ------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from dragoman.routing.refusals import Refusal
 
 if TYPE_CHECKING:
     from dragoman.broker.principal import Principal
+    from dragoman.broker.session import Session
     from dragoman.broker.subscription import Feed
     from dragoman.routing.message import Message
 
@@ -22,7 +23,7 @@ def _takes_nothing(feed: Feed, message: Message) -> bool:
 class InnerSession:
     """Implements ``broker.session.Session`` with functions. It is never attached, so it counts nowhere."""
 
-    __slots__ = ("_settled", "agent", "deliver", "principal")
+    __slots__ = ("_settled", "agent", "deliver", "principal", "reader")
 
     protocol: Final = "mesh"
 
@@ -32,11 +33,16 @@ class InnerSession:
         agent: str = "",
         deliver: Callable[[Feed, Message], bool] = _takes_nothing,
         settled: Callable[[Ticket, Refusal | None], object] | None = None,
+        reader: Session | None = None,
     ) -> None:
-        """``settled(ticket, None)``: all tickets up to it are safe; with a refusal: exactly that one failed."""
+        """``settled(ticket, None)``: all tickets up to it are safe; with a refusal: exactly that one failed.
+
+        ``reader``: the attached session that it reads for, and that is slow when it is.
+        """
         self.principal = principal
         self.agent = agent
         self.deliver = deliver
+        self.reader = reader
         self._settled = settled
 
     def lost(self, feed: Feed, count: int) -> None:

@@ -4,12 +4,17 @@ Being out of credit for a moment is how flow control works. Behind is who, at a 
 was there at the look before; looks are ``broker.sweep_ms`` apart and cost nothing per message. What a reader
 that is behind costs is its places alone: what it has not read stays in the ring and the log, within their own
 bounds, and goes from there whether it was read or not; then it is told of a gap, and the gap is counted.
+
+Only attached sessions are readers here: who can be told, and ended. What a share cannot give is nobody's fault in
+particular. A stream's reader is the session that asked for it; having asked for the past it is behind by right, and
+slow only if it does not move at all.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
+from dragoman.broker.inner_session import InnerSession
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -44,12 +49,14 @@ class SlowReader(NamedTuple):
 class _Mark:
     """What a look has found: the places that were there to be read. ``since_ms`` is monotonic."""
 
-    __slots__ = ("feeds", "position", "since_ms")
+    __slots__ = ("feeds", "position", "since_ms", "streams")
 
     def __init__(self, since_ms: int) -> None:
         self.since_ms = since_ms
         self.feeds: dict[Feed, int] = {}
         self.position = 0
+        #: where each stream was, all its feeds together
+        self.streams: dict[Session, int] = {}
 
 
 @final
@@ -65,7 +72,9 @@ class SlowReaders:
 
     def lost(self, session: Session, count: int) -> None:
         """So many messages were gone before the session could read them; 0 = nobody knows how many."""
-        self._lost[session] = self._lost.get(session, 0) + count
+        reader = _reader(session)
+        if reader is not None:
+            self._lost[reader] = self._lost.get(reader, 0) + count
 
     def drop(self, session: Session) -> None:
         """The session is gone."""
@@ -81,9 +90,14 @@ class SlowReaders:
         """Finds who has not read what was there at the last look, and ends who is so for too long, if configured."""
         marks: dict[Session, _Mark] = {}
         now_ms = self._core.monotonic_ms
-        for session, feeds in self._core.pump.parked().items():
+        for parked, session, feeds in self._parked():
             old = self._marks.get(session)
-            mark = marks[session] = _Mark(now_ms)
+            mark = marks.setdefault(session, _Mark(now_ms))
+            if parked is not session:
+                mark.streams[parked] = sum(feed.lag or 0 for feed in feeds)
+                if old is not None and old.streams.get(parked) == mark.streams[parked]:
+                    mark.since_ms = min(mark.since_ms, old.since_ms)
+                continue
             for feed in feeds:
                 assert feed.lag is not None, "a parked feed has a place"
                 if feed.channel is not None:
@@ -101,6 +115,13 @@ class SlowReaders:
             for session in list(self._overdue()):
                 self._end(session)
 
+    def _parked(self) -> Iterator[tuple[Session, Session, Iterable[Feed]]]:
+        """Who has no credit, whose reading that is, and for which feeds."""
+        for parked, feeds in self._core.pump.parked().items():
+            session = _reader(parked)
+            if session is not None:
+                yield parked, session, feeds
+
     def _overdue(self) -> Iterator[Session]:
         latest_ms = self._core.clock.monotonic_ms() - int(self._core.settings.slow_after_s * 1000)
         return (session for session, mark in self._marks.items() if mark.since_ms <= latest_ms)
@@ -114,8 +135,10 @@ class SlowReaders:
     def listed(self) -> list[SlowReader]:
         """Everyone who is behind now, the longest first."""
         owed: dict[Session, tuple[int, int]] = {}
-        for session, feeds in self._core.pump.parked().items():
-            owed[session] = _owed(feeds)
+        for _, session, feeds in self._parked():
+            messages, size = owed.get(session, (0, 0))
+            more, weight = _owed(feeds)
+            owed[session] = messages + more, size + weight
         for session, backlog in self._backlogs.behind():
             messages, size = owed.get(session, (0, 0))
             owed[session] = messages + backlog.waiting, size + backlog.waiting_bytes
@@ -137,6 +160,12 @@ class SlowReaders:
     def check(self) -> None:
         """Asserts what must always hold between two turns. For tests."""
         assert all(count >= 0 for count in self._lost.values())
+        assert not [s for s in (*self._lost, *self._marks) if isinstance(s, InnerSession)], "they are never detached"
+
+
+def _reader(session: Session) -> Session | None:
+    """The attached session that reads; None: the mesh itself does."""
+    return session.reader if isinstance(session, InnerSession) else session
 
 
 def _owed(feeds: Iterable[Feed]) -> tuple[int, int]:

@@ -49,7 +49,7 @@ class Stream:
         self._from_ms = from_ms
         self._closed = False
         self.filter = filter_
-        self._reader = InnerSession(session.principal, session.agent, self._heard)
+        self._reader = InnerSession(session.principal, session.agent, self._heard, reader=session)
         self._subscription = Subscription(self._reader, filter_, wish=2, exact=False)
         self._feed = Feed(session, None, filter_)
         self._feed.merge([Subscription(session, filter_, wish=wish, identifier=identifier)])

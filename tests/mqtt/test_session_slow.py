@@ -6,7 +6,9 @@ import pytest
 
 from dragoman.adapters.mqtt.packets import Disconnect, Puback, Publish
 from dragoman.adapters.mqtt.settings import MqttSettings
+from dragoman.broker.producers import Producers
 from dragoman.broker.settings import BrokerSettings
+from dragoman.broker.slow import SlowReaders
 from tests.mqtt.wire import Client, World, at, pub
 
 LOOK_MS = 5_000
@@ -128,3 +130,82 @@ def test_what_was_lost_to_it_is_counted_by_reader():
     flood(publisher, 40)
     ((_, _, _, lost),) = behind(world)
     assert lost == 60 - got == world.metrics.lost
+
+
+def test_what_a_share_cannot_give_is_nobody_s_slowness():
+    world = World(MqttSettings(inflight_max=1), BrokerSettings(slow_policy="disconnect", slow_after_s=10.0))
+    publisher, member = world.connected("p"), world.connected("member")
+    member.subscribe("$share/g/a", qos=1)
+    flood(publisher, 5, 0, qos=1)
+    assert world.broker.core.pump.parked(), "there is something to be slow about"
+    world.advance(60_000)
+    assert behind(world) == []
+    assert not member.closed
+
+
+def test_a_stream_that_stands_still_is_its_session_s_slowness():
+    world = World(MqttSettings(inflight_max=1), BrokerSettings(slow_policy="disconnect", slow_after_s=10.0))
+    publisher, slow = world.connected("p"), world.connected("slow")
+    slow.subscribe("a", qos=1)
+    slow.subscribe("$stream/a", qos=1)
+    flood(publisher, 3, 0, qos=1)
+    world.advance(LOOK_MS)
+    ((agent, _, messages, _),) = behind(world)
+    assert (agent, messages) == ("slow", 5), "of both its readings; one message is with it"
+    assert [reader.session for reader in world.broker.slow.listed()] == [
+        session for session in world.broker.sessions() if session.agent == "slow"
+    ]
+    slow.unsubscribe("a")
+    world.advance(30_000)
+    assert slow.closed
+    assert behind(world) == []
+
+
+def test_a_stream_that_reads_a_long_past_in_small_steps_is_not_slow():
+    world = World(MqttSettings(inflight_max=1), BrokerSettings(slow_policy="disconnect", slow_after_s=10.0))
+    publisher, reader = world.connected("p"), world.connected("reader")
+    flood(publisher, 12, 0, qos=1)
+    reader.subscribe("$s/earliest/a", qos=1)
+    for n in range(12):
+        (packet,) = (packet for packet in reader.packets() if isinstance(packet, Publish))
+        assert packet.payload == b"%03d" % n
+        world.advance(LOOK_MS)
+        assert [row[0] for row in behind(world)] == ["reader"] * (n < 11)
+        reader.say(Puback(packet.packet_id, 0))
+    assert not reader.closed
+
+
+def test_what_was_lost_to_a_stream_is_counted_with_its_session():
+    world = World(SMALL, BrokerSettings(ring_bytes_max=1 << 17))
+    publisher, slow = world.connected("p"), world.connected("slow")
+    slow.subscribe("$stream/a")
+    slow.transport.stuck = True
+    flood(publisher, 60)
+    slow.transport.unstick()
+    world.turn()
+    got = len([p for p in slow.packets() if isinstance(p, Publish)])
+    assert got < 60
+    slow.transport.stuck = True
+    flood(publisher, 40)
+    ((agent, _, _, lost),) = behind(world)
+    assert (agent, lost) == ("slow", 60 - got)
+    slow.vanish()
+    world.broker.slow.check()
+
+
+def test_a_sweep_that_fails_in_one_part_does_the_others_and_comes_again(monkeypatch: pytest.MonkeyPatch):
+    swept: list[str] = []
+
+    def fail(self: SlowReaders) -> None:
+        swept.append("slow")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(SlowReaders, "look", fail)
+    monkeypatch.setattr(Producers, "trim", lambda self: swept.append("producers"))
+    world = World()
+    for _ in range(3):
+        # The loop of a mesh logs what these turns raise, and goes on.
+        with pytest.raises(ZeroDivisionError):
+            world.advance(LOOK_MS + 100)
+        world.advance(100)
+    assert swept == ["slow", "producers"] * 3
