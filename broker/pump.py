@@ -86,6 +86,17 @@ class Pump:
                 self._parked[session] = parked
                 return
 
+    def nudge(self, feed: Feed) -> None:
+        """What a parked feed waited for beside credit is there: serves it before its session's turn comes."""
+        parked = self._parked.get(feed.session)
+        if parked is None or feed not in parked:
+            return
+        del parked[feed]
+        if not parked:
+            del self._parked[feed.session]
+        feed.held = False
+        self.follow(feed)
+
     def waits(self, session: Session) -> bool:
         """Whether the session is owed anything."""
         return session in self._parked or session in self._replays

@@ -129,6 +129,6 @@ class BrokerSettings:
         60.0,
         unit="s",
         low=1,
-        why="behind for so long a reader is slow: counted, and disconnected if that is the policy",
+        why="behind for so long a reader is slow: counted, disconnected if that is the policy; looked at each sweep_ms",
         live=True,
     )

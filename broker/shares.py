@@ -126,7 +126,9 @@ class Share:
         member.kept = False
         for message, qos in list(member.holds.items()):
             if qos == 2:
-                # Completed with it or never: it is nobody else's any more (MQTT-4.8.2-6).
+                # Completed with it or never: it is nobody else's any more [MQTT-4.8.2-5].
+                if member.session is None:
+                    self._core.metrics.drop("share-session-ended")
                 member.settled(message)
 
     def close(self) -> None:

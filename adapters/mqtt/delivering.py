@@ -85,6 +85,9 @@ def offer(session: MqttSession, message: Message) -> bool:
         return True
     channel = session.realm.broker.channels.by_number.get(message.number)
     feed = channel.feed_of(session) if channel is not None else None
+    if feed is not None and feed.held:
+        # What was said here at QoS 0 before this message goes before it.
+        session.realm.core.pump.nudge(feed)
     if feed is not None and feed.own is not None and message.sender == session.agent:
         feed = feed.own
     qos = min(feed.wish, message.wish) if feed is not None else 0

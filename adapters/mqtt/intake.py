@@ -163,7 +163,7 @@ def too_large(size: int, most: int) -> Refusal:
 
 def refuse(session: MqttSession, packet: Publish, refusal: Refusal) -> None:
     """Says no to a publish as the version and QoS allow (docs/crossings.md: refusals)."""
-    if refusal.reason is Reason.NAME_INVALID:
+    if refusal.reason is Reason.NAME_INVALID and not (session.version == 5 and packet.qos):
         session.fail(ProtocolError(Code.TOPIC_NAME_INVALID, refusal.detail))
     elif refusal.reason is Reason.RATE_EXCEEDED and session.realm.settings.rate_policy == pacing.DISCONNECT:
         session.fail(ProtocolError(Code.MESSAGE_RATE_TOO_HIGH, refusal.detail))

@@ -152,7 +152,7 @@ class Connection(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         self._flushing = False
         session, transport = self.session, self._transport
-        if session is None or transport is None:
+        if session is None or transport is None or self._closing:
             return
         if session.out:
             transport.write(session.take_out())

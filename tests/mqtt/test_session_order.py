@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.adapters.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel
+from dragoman.adapters.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from dragoman.broker.settings import BrokerSettings
 from tests.mqtt.wire import Client, World, at, facts, pub
 
@@ -44,6 +44,19 @@ def test_it_passes_while_only_later_ones_of_its_topic_wait():
         got += [int(packet.payload) for packet in packets]
         client.say(*(Puback(packet.packet_id) for packet in packets if packet.qos))
     assert got == list(range(7))
+
+
+def test_room_for_several_at_once_does_not_let_them_past_it():
+    world = World()
+    client, publisher = reader(world, window=2), world.connected("p")
+    for n in range(12):
+        publisher.publish("a", b"%d" % n, (n + 1) % 2)
+    got = []
+    while (packets := client.packets()) != []:
+        got += [int(packet.payload) for packet in packets]
+        client.say(*(Puback(packet.packet_id) for packet in packets if packet.qos))
+    assert got == list(range(12))
+    world.check()
 
 
 def test_a_wish_of_zero_has_nothing_to_wait_for():
@@ -131,6 +144,12 @@ STEPS = st.lists(
 )
 
 
+def _answer(packet: Publish | Pubrel) -> Packet:
+    if isinstance(packet, Pubrel):
+        return Pubcomp(packet.packet_id)
+    return Puback(packet.packet_id) if packet.qos == 1 else Pubrec(packet.packet_id)
+
+
 class Reader:
     """A kept session that answers when it is told to, and takes what it has had for a repetition."""
 
@@ -150,13 +169,9 @@ class Reader:
 
     def answer(self, most: int) -> None:
         self.read()
-        for _ in range(min(most, len(self.open))):
-            packet = self.open.pop(0)
-            if isinstance(packet, Pubrel):
-                self.client.say(Pubcomp(packet.packet_id))
-            else:
-                self.client.say(Puback(packet.packet_id) if packet.qos == 1 else Pubrec(packet.packet_id))
-            self.read()
+        now, self.open = self.open[:most], self.open[most:]
+        self.client.say(*(_answer(packet) for packet in now))
+        self.read()
 
     def come_back(self) -> None:
         self.read()

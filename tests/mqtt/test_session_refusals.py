@@ -90,7 +90,11 @@ def test_nobody_writes_what_is_ours(topic: str):
 def test_a_name_that_cannot_be_is_told():
     world = World()
     client = world.connected("c")
-    client.publish("/".join("x" * 200), b"", 1)
+    deep = "/".join("x" * 200)
+    client.publish(deep, b"", 1)
+    client.publish(deep, b"", 2, packet_id=2)
+    client.expect(Puback(1, 0x90), Pubrec(2, 0x90))
+    client.publish(deep, b"")
     client.expect(Disconnect(0x90), closed=True)
     client = world.connected("c")
     client.raw(b"\x30\x06\x00\x03a/+\x00")

@@ -93,7 +93,7 @@ def test_topics_too_deep_are_refused_at_once_also_where_a_way_was_open():
     acknowledged(client)
     reload(world, topic_levels_max=2)
     client.publish("a/b/c", b"", 1, packet_id=1)
-    assert [packet.code for packet in client.packets() if isinstance(packet, Disconnect)] == [Code.TOPIC_NAME_INVALID]
+    assert [packet.code for packet in client.packets() if isinstance(packet, Puback)] == [Code.TOPIC_NAME_INVALID]
 
 
 def test_logins_a_second():
