@@ -6,10 +6,13 @@ Here is what carries it, and the route on the one web application; ports of its 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Final, final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from dragoman.adapters.mqtt.codes import Code
 from dragoman.adapters.mqtt.listener_settings import ListenerSettings
 from dragoman.adapters.mqtt.session import MqttSession
 from dragoman.adapters.mqtt.vigil import Vigil
@@ -20,6 +23,8 @@ from dragoman.routing.refusals import Reason, Refusal, RefusedError
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.realm import Realm
     from dragoman.adapters.serving.limits import ConnectionLimits
+
+logger: Final = logging.getLogger("dragoman.mqtt")
 
 PROTOCOLS: Final = ("mqtt", "mqttv3.1")
 """Subprotocols: [6.0.0-3], and what 3.1's clients say."""
@@ -105,6 +110,7 @@ class _Carrier:
         self._free = asyncio.Event()
         self._free.set()
         self._transport = transport
+        self._cut = False
         self.session = MqttSession(realm, self, listener, arrival)
 
     def begin(self, connect_ms: int) -> None:
@@ -119,14 +125,24 @@ class _Carrier:
 
     async def run(self) -> None:
         """Carries both ways until either side ends it."""
-        saying = asyncio.get_running_loop().create_task(self._say(), name=f"mqtt websocket {self.session.peer}")
+        loop = asyncio.get_running_loop()
+        saying = loop.create_task(self._guarded(self._say()), name=f"mqtt websocket {self.session.peer}")
         try:
-            await self._hear()
+            await self._guarded(self._hear())
         finally:
             saying.cancel()
             await asyncio.wait((saying,))
-            if not saying.cancelled():
-                saying.exception()  # a peer that went while it was written to
+
+    async def _guarded(self, way: Coroutine[None, None, None]) -> None:
+        """One of both ways. If it fails the connection ends, for half of one would be mute or deaf."""
+        try:
+            await way
+        except ConnectionError:
+            self._abort()  # the peer went while it was written to
+        except Exception:
+            logger.exception("a fault of ours; the connection pays for it", extra={"peer": self.session.peer})
+            self.session.end(Code.UNSPECIFIED_ERROR)
+            self._abort()
 
     async def _hear(self) -> None:
         async for frame in self._socket:
@@ -137,7 +153,7 @@ class _Carrier:
             data: bytes = frame.data
             for at in range(0, len(data), FRAME_BYTES):
                 await self._free.wait()
-                if self.session.closing:
+                if self.session.closing or self._cut:
                     break
                 self.session.received(data[at : at + FRAME_BYTES])
                 if self.session.paused and self.session.out_bytes > self._backed_up_max:
@@ -181,5 +197,7 @@ class _Carrier:
         self._vigil.accepted()
 
     def _abort(self) -> None:
+        self._cut = True
+        self._free.set()
         if self._transport is not None:
             self._transport.abort()

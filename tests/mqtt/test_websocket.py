@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 from collections.abc import Awaitable, Callable
 
 import aiohttp
 import paho.mqtt.client as mqtt
 import pytest
+from aiohttp import web
 
 from dragoman import Mesh
 from dragoman.adapters.mqtt.encoders import encode_connect
 from dragoman.adapters.mqtt.packets import Connect
 from dragoman.adapters.mqtt.properties import Properties
+from dragoman.adapters.mqtt.session import MqttSession
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.adapters.serving.credentials import scram_verifier
 from dragoman.adapters.serving.settings import LimitSettings, ListenSettings, LoginSettings, UserSettings
+from dragoman.broker.settings import BrokerSettings
 from dragoman.config import Config
 
 CONNECT_5 = bytes.fromhex("101200044d51545405020014000005") + b"frame"
@@ -170,3 +174,72 @@ def test_nowhere_when_it_is_switched_off() -> None:
             assert answer.status == 404
 
     play(scene, mqtt=MqttSettings(websocket_path=""))
+
+
+@pytest.mark.parametrize("way", ["take_out", "received", "go_on"])
+def test_a_fault_of_ours_ends_the_connection_and_is_logged(
+    way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection whose one half is dead would be heard and never answered."""
+
+    def fault(*_: object) -> bytes:
+        raise AssertionError("a fault of ours")
+
+    async def scene(mesh: Mesh, url: str) -> None:
+        async with aiohttp.ClientSession() as web, web.ws_connect(url, protocols=("mqtt",)) as socket:
+            await socket.send_bytes(CONNECT_5)
+            await socket.receive_bytes()
+            (session,) = (each for each in mesh.broker.sessions() if isinstance(each, MqttSession))
+            monkeypatch.setattr(MqttSession, way, fault)
+            session.starved = way == "go_on"
+            await socket.send_bytes(PINGREQ)
+            while (said := await socket.receive()).type is aiohttp.WSMsgType.BINARY:
+                assert said.data == PINGRESP
+            monkeypatch.undo()
+        while mesh.broker.metrics.wire("mqtt").open:  # noqa: ASYNC110 - it notices in its own time
+            await asyncio.sleep(0)
+
+    play(scene)
+    (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert (line.name, line.getMessage()) == ("dragoman.mqtt", "a fault of ours; the connection pays for it")
+    assert line.exc_info is not None
+
+
+def test_a_peer_that_asks_and_never_reads_is_cut(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no other: what is answered late is answered whole."""
+    reads = asyncio.Event()
+    really = web.WebSocketResponse.send_bytes
+
+    async def unread(self: web.WebSocketResponse, data: bytes, compress: int | None = None) -> None:
+        if data[0] != CONNACK:
+            await reads.wait()
+        await really(self, data, compress)
+
+    monkeypatch.setattr(web.WebSocketResponse, "send_bytes", unread)
+    mqtt_settings = MqttSettings(packet_bytes_max=1 << 10, out_bytes_max=1 << 12)
+    bound = 2 * ((1 << 12) + (1 << 10))
+
+    async def ask(socket: aiohttp.ClientWebSocketResponse, times: int) -> None:
+        await socket.send_bytes(CONNECT_5)
+        await socket.receive_bytes()
+        for _ in range(times):
+            await socket.send_bytes(PINGREQ * 256)
+
+    async def scene(mesh: Mesh, url: str) -> None:
+        async with aiohttp.ClientSession() as client, client.ws_connect(url, protocols=("mqtt",)) as socket:
+            await ask(socket, bound // 512)
+            reads.set()
+            got = 0
+            while got < bound:
+                got += len(await socket.receive_bytes())
+            assert got == bound
+        reads.clear()
+        async with aiohttp.ClientSession() as client, client.ws_connect(url, protocols=("mqtt",)) as socket:
+            await ask(socket, 2 * bound // 512)
+            assert (await socket.receive()).type is not aiohttp.WSMsgType.BINARY
+        assert any("does not read the answers" in record.getMessage() for record in caplog.records)
+
+    with caplog.at_level(logging.INFO, "dragoman.mqtt"):
+        play(scene, mqtt=mqtt_settings, broker=BrokerSettings(message_bytes_max=1 << 10))
