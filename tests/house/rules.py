@@ -40,7 +40,13 @@ MACHINE = re.compile(
     r"/wor[k]/(main|scratch|shared|venv|\.)|/roo[t]/\.|/opt/whee[l]s|\.librar[y]/|\bfar[m]-\w|[\"]resolve[d]\":"
 )
 BROAD = frozenset({"Exception", "BaseException"})
-BOUNDARIES = ("dragoman/mesh.py", "dragoman/cli.py", "dragoman/embedded.py", "adapters/serving/web.py")
+BOUNDARIES = (
+    "dragoman/mesh.py",
+    "dragoman/cli.py",
+    "dragoman/embedded.py",
+    "adapters/serving/web.py",
+    "adapters/mqtt/websocket.py",
+)
 """Where, besides every listener.py, whatever went wrong is caught: logged with its traceback, never gone on from."""
 ENTRY_POINTS = frozenset({"dragoman", "dragoman.__main__"})
 
