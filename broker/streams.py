@@ -29,7 +29,7 @@ LATEST: Final = -1
 
 @final
 class Stream:
-    """One reader. ``begin`` once, ``close`` once."""
+    """One reader. ``begin`` at most once, ``close`` once; closed before it is begun it never reads."""
 
     __slots__ = ("_channels", "_closed", "_core", "_feed", "_from_ms", "_reader", "_subscription", "filter")
 
@@ -58,6 +58,8 @@ class Stream:
 
     def begin(self) -> None:
         """Reads what there is, and then what comes."""
+        if self._closed:
+            return
         self._core.tick()
         self._core.filters.add(self.filter, self._subscription)
         self._core.changed()

@@ -8,7 +8,17 @@ import pytest
 
 from dragoman.adapters.mqtt import kept_filters
 from dragoman.adapters.mqtt.kept_filters import Asked
-from dragoman.adapters.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback, Subscribe, Subscription
+from dragoman.adapters.mqtt.packets import (
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Suback,
+    Subscribe,
+    Subscription,
+    Unsubscribe,
+)
 from dragoman.adapters.mqtt.properties import NO_PROPERTIES, Properties
 from dragoman.broker.channel import Keep
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
@@ -377,3 +387,40 @@ def test_streams_count_among_the_subscriptions_of_a_session() -> None:
     reader = world.connected("r")
     assert [subscribe(reader, f"$stream/s{n}") for n in range(3)] == [[1], [1], [0x97]]
     assert subscribe(reader, "$stream/s0") == [1]
+
+
+def test_a_stream_that_is_unsubscribed_before_its_suback_is_out_never_reads() -> None:
+    world = World()
+    publisher = kept(world)
+    reader = world.connected("r", session_expiry_interval=600)
+    asking = Subscribe(1, [Subscription("$s/earliest/log/#", 1)], NO_PROPERTIES)
+    reader.say(asking, Unsubscribe(2, ["$s/earliest/log/#"]))
+    publisher.publish("log/a", b"3", 1)
+    assert texts(reader) == []
+    assert not world.broker.core.filters.match("log/a")
+    reader.say(asking)
+    reader.vanish()
+    assert not world.broker.core.filters.match("log/a"), "nor when its connection ended before"
+
+
+def test_a_stream_that_is_asked_for_twice_in_one_breath_is_one() -> None:
+    world = World()
+    publisher = kept(world)
+    reader = world.connected("r", session_expiry_interval=600)
+    reader.say(Subscribe(1, [Subscription("$s/earliest/log/#", 1)] * 2, NO_PROPERTIES))
+    assert texts(reader) == ["0", "1", "2"]
+    publisher.publish("log/a", b"3", 1)
+    assert texts(reader) == ["3"]
+    reader.vanish()
+    assert not world.broker.core.filters.match("log/a")
+
+
+def test_streams_whose_connection_ends_before_the_suback_is_safe_never_read() -> None:
+    world = World(durable=True)
+    reader = world.connected("r", session_expiry_interval=600)
+    world.door.shut = True
+    reader.say(Subscribe(1, [Subscription("$s/earliest/log/#", 1), Subscription("b", 1)], NO_PROPERTIES))
+    reader.vanish()
+    world.door.shut = False
+    world.commit()
+    assert not world.broker.core.filters.match("log/a")
