@@ -47,7 +47,7 @@ from dragoman.routing.names import check_filter, check_name, is_exact, shown
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from dragoman.broker.clock import Clock
     from dragoman.broker.gate import Gate
@@ -253,7 +253,7 @@ class Broker:
         """Everyone attached now."""
         return self._sessions.keys()
 
-    def subscriptions(self, session: Session) -> Iterable[Subscription]:
+    def subscriptions(self, session: Session) -> Collection[Subscription]:
         """What the session subscribes to now."""
         return self._sessions.get(session, {}).keys()
 

@@ -30,6 +30,9 @@ def owe(session: MqttSession, subscription: Subscription, row: FilterRow) -> Non
 def begin(session: MqttSession, subscription: Subscription, row: FilterRow) -> None:
     """After the SUBACK: gives the retained values, as the client's window allows."""
     broker = session.realm.broker
+    if subscription not in broker.subscriptions(session):
+        # It has ended before its SUBACK was out: nothing begins after that [3.10.4-2].
+        return
     if not row.owed:
         broker.replay(subscription)
     else:

@@ -11,7 +11,6 @@ from dragoman.adapters.mqtt.codes import SUBACK_FAILURE, Code, ProtocolError
 from dragoman.adapters.mqtt.encoders import encode_suback, encode_unsuback
 from dragoman.adapters.mqtt.packets import Subscribe, Unsubscribe
 from dragoman.adapters.mqtt.packets import Subscription as Wanted
-from dragoman.adapters.mqtt.phase import Phase
 from dragoman.adapters.mqtt.standing import FilterRow
 from dragoman.broker.log.contract import Ticket
 from dragoman.broker.queues import WISH
@@ -52,7 +51,7 @@ def subscribe(session: MqttSession, packet: Subscribe) -> None:
         codes.append(_one(session, wanted, identifier, packet, after))
     ticket = session.realm.standings.save(session.standing)
     frame = encode_suback(session.version, packet.packet_id, codes)
-    session.answer(ticket, frame, lambda _: frame, lambda: _begin(session, after))
+    session.answer(ticket, frame, lambda _: frame, lambda: _begin(after))
 
 
 def subscribe_unasked(session: MqttSession, subscriptions: list[Wanted]) -> list[int]:
@@ -60,7 +59,7 @@ def subscribe_unasked(session: MqttSession, subscriptions: list[Wanted]) -> list
     after: list[Callable[[], None]] = []
     codes = [_one(session, wanted, 0, None, after) for wanted in subscriptions]
     session.realm.standings.save(session.standing)
-    _begin(session, after)
+    _begin(after)
     return codes
 
 
@@ -72,11 +71,10 @@ def _answerable(session: MqttSession, count: int) -> bool:
     return False
 
 
-def _begin(session: MqttSession, after: list[Callable[[], None]]) -> None:
-    """Retained values and streams follow the SUBACK."""
+def _begin(after: list[Callable[[], None]]) -> None:
+    """Retained values and streams follow the SUBACK. What has ended meanwhile does not begin."""
     for each in after:
-        if session.phase is Phase.OPEN:
-            each()
+        each()
 
 
 def _one(

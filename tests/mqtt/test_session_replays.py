@@ -14,6 +14,7 @@ from dragoman.adapters.mqtt.packets import (
     Suback,
     Subscribe,
     Subscription,
+    Unsubscribe,
 )
 from dragoman.adapters.mqtt.properties import Properties
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
@@ -252,3 +253,28 @@ def test_a_session_that_ends_leaves_nothing_behind():
     client.disconnect(session_expiry_interval=0)
     assert not list(world.log.rows(Table.INFLIGHT))
     assert "s" not in world.realm.standings.by_client
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_what_is_unsubscribed_before_its_suback_is_out_is_given_nothing(qos: int):
+    world = holding()
+    client = world.connected("s", receive_maximum=1, **KEPT)
+    client.say(Subscribe(1, [Subscription("r/+", qos)]), Unsubscribe(2, ["r/+"]))
+    assert [type(packet).__name__ for packet in client.packets()] == ["Suback", "Unsuback"]
+    assert not world.broker.core.pump.waits(client.connection.session)  # type: ignore[arg-type]
+    client.say(
+        Subscribe(3, [Subscription("r/+", qos)]), Unsubscribe(4, ["r/+"]), Subscribe(5, [Subscription("r/a", 1)])
+    )
+    assert all_of(client) == ["a"]
+
+
+def test_whose_connection_ends_before_the_suback_is_owed_it_all_when_it_is_back():
+    world = holding()
+    client = world.connected("s", **KEPT)
+    world.door.shut = True
+    client.say(Subscribe(1, [Subscription("r/a", 1), Subscription("r/b", 1)]))
+    client.vanish()
+    world.door.shut = False
+    world.commit()
+    assert all_of(resumed(world, 9)) == ["a", "b"]
+    rest(world)
