@@ -197,7 +197,7 @@ def _definitions() -> Iterator[Definition]:
         problems=(409, 507),
     )
     kind = Parameter("kind", "client, principal or address", "level")
-    who = Parameter("who", "as the list of bans names it, percent-encoded", "level")
+    who = Parameter("who", "as the list of bans names it, percent-encoded but for its slashes", "tail")
     yield Definition(
         "DELETE",
         "/v1/admin/bans/{kind}/{who}",

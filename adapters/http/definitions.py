@@ -28,9 +28,9 @@ JSON: Final = "application/json"
 PAYLOAD: Final = "*/*"
 """The content type of an answer that is some message's payload: whatever its sender called it."""
 
-Kind = Literal["text", "integer", "flag", "texts", "channel", "agent", "level"]
+Kind = Literal["text", "integer", "flag", "texts", "channel", "agent", "level", "tail"]
 """``texts`` may be given several times. ``channel`` is a channel's name, in a path the whole tail of it;
-``agent`` and ``level`` (any text) are one percent-encoded level of a path."""
+``agent`` and ``level`` (any text) are one percent-encoded level of a path, ``tail`` (any text) all that are left."""
 
 Value = str | int | bool | list[str]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -95,7 +95,7 @@ class Definition:
         wire = self.path
         for parameter in self.parameters:
             assert f"{{{parameter.name}}}" in self.path, f"{self.path} has no {parameter.name}"
-            pattern = ".+" if parameter.kind == "channel" else "[^/]+"
+            pattern = "(?s:.+)" if parameter.kind in ("channel", "tail") else "[^/]+"
             wire = wire.replace(f"{{{parameter.name}}}", f"{{{parameter.name}:{pattern}}}")
         assert wire.count("{") == len(self.parameters), f"{self.path} has undeclared parameters"
         object.__setattr__(self, "wire_path", wire)
@@ -259,6 +259,8 @@ def _from_raw_path(request: web.Request, definition: Definition, parameter: Para
     at = definition.path.split("/").index(f"{{{parameter.name}}}")
     if parameter.kind == "channel":
         return granted(from_path("/".join(raw[at:])))
+    if parameter.kind == "tail":
+        return "/".join([granted(from_level(level)) for level in raw[at:]])
     value = granted(from_level(raw[at]))
     if parameter.kind == "agent":
         refusal = check_agent(value)

@@ -58,5 +58,5 @@ class Contract:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    tail = path.replace("/channels/{name}", "/channels/.+")
+    tail = path.replace("/channels/{name}", "/channels/.+").replace("/bans/{kind}/{who}", "/bans/[^/]+/.+")
     return re.compile(re.sub(r"\{\w+\}", "[^/]+", tail))

@@ -50,6 +50,15 @@ def test_a_ban_is_made_listed_and_lifted():
             path = "/v1/admin/bans/address/192.0.2.0%2F24"
             assert (await mesh.ask("DELETE", path, token="root"))[0] == 204
             assert await bans(mesh) == []
+            for kind, who, path in (
+                ("address", "192.0.2.0/24", "address/192.0.2.0/24"),
+                ("address", "2001:db8::/64", "address/2001:db8::/64"),
+                ("client", "a/b c%2F/d", "client/a/b%20c%252F/d"),
+            ):
+                assert await ban(mesh, kind=kind, who=who) == 201
+                assert (await mesh.ask("DELETE", f"/v1/admin/bans/{path}", token="root"))[0] == 204
+                assert await bans(mesh) == []
+            assert (await mesh.ask("DELETE", "/v1/admin/bans/client/a//b", token="root"))[0] == 400
 
     asyncio.run(main())
 

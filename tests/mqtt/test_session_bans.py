@@ -207,3 +207,18 @@ def test_a_kick_says_why_and_only_forgetting_ends_the_session():
     assert not again.connect("c", clean=False, session_expiry_interval=1_000).session_present
     again.publish("a", b"", 1)
     again.expect(Puback(1, 0x10))
+
+
+@pytest.mark.parametrize(("kind", "who"), [("client", "noisy"), ("principal", "ann"), ("address", "192.0.2.0/24")])
+def test_a_ban_that_is_over_is_none_that_could_be_lifted(kind: str, who: str):
+    world = World()
+    bans = world.broker.bans
+    ban(world, kind, who, duration_ms=1_000)
+    world.advance(1_000)
+    gone = bans.remove(kind, who)
+    assert isinstance(gone, Refusal)
+    assert gone.reason is Reason.GONE
+    ban(world, kind, who, duration_ms=1_001)
+    world.advance(1_000)
+    assert not isinstance(bans.remove(kind, who), Refusal)
+    assert bans.listed() == []
