@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 from dragoman.broker.channel import RESERVE, STALE, UNPROMISED, Channel, Keep
 from dragoman.broker.log.contract import EVERYTHING, Position, Table, Ticket
 from dragoman.broker.retention import NO_LIMITS, Limits
-from dragoman.broker.rows import ChannelRow, Row, channel_key, decode_message, decode_row, encode_row
+from dragoman.broker.rows import ChannelRow, NumbersRow, channel_key, decode_message, decode_row, encode_row
 from dragoman.routing.message import NODE_BITS
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -22,12 +22,6 @@ SWEEP_CHUNK: Final = 2_000
 """Channels looked at per sweep turn."""
 
 _NUMBERS: Final = b"channel-numbers"
-
-
-class NumbersRow(Row):
-    """Channel numbers below ``next`` may have been handed out."""
-
-    next: int = 1
 
 
 @final

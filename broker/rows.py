@@ -22,6 +22,12 @@ class Row(msgspec.Struct, array_like=True, omit_defaults=False):
     version: int = VERSION
 
 
+class NumbersRow(Row):
+    """Channel numbers below ``next`` may have been handed out."""
+
+    next: int = 1
+
+
 class ChannelRow(Row):
     """A channel whose creation survives a restart. ``reserved``: offsets below it may have been handed out.
 
