@@ -447,11 +447,13 @@ def test_a_slow_group_keeps_its_messages_and_releases_them_when_done() -> None:
         group = world.open()
         await world.say("jobs", b"1", b"2")
         number = world.broker.channels.by_name["jobs"].number
-        world.broker._sweep()
+        world.broker.backlogs.advance()
+        world.broker.channels.sweep()
         assert world.log.bounds(number) == (0, 2)
         worker = world.party()
         group.ack(worker, [d.id for d in world.pull(group, worker)])
-        world.broker._sweep()
+        world.broker.backlogs.advance()
+        world.broker.channels.sweep()
         assert world.log.bounds(number) == (2, 2)
 
     play(scene)
