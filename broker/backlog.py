@@ -74,6 +74,7 @@ class Backlog:
         "_left_out",
         "_noted",
         "_open",
+        "_past",
         "_reading",
         "_uncounted",
         "_wanted",
@@ -101,6 +102,8 @@ class Backlog:
         self.skipped: Callable[[Message], object] | None = None
         self.turned: Callable[[Message | None], object] | None = None
         self._filters: dict[str, int] = dict(row.filters)
+        #: filters of before, from which position on and up to which one; each until its place has passed that
+        self._past: dict[str, tuple[int, int]] = dict(row.past)
         self._done: set[int] = set(row.done)
         self._open: dict[int, None] = {}
         self._left_out = LeftOut(row.left_out)
@@ -131,8 +134,20 @@ class Backlog:
 
     @property
     def filters(self) -> Sequence[str]:
-        """The filters it reads, in the order they were added."""
-        return list(self._filters)
+        """The filters it reads, in the order they were added, and those it reads to their end."""
+        return list(self._filters | self._past)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it reads filters of which it takes nothing new."""
+        return bool(self._past)
+
+    def reads(self, message: Message) -> bool:
+        """Whether a message of the log is for this reader, and always was."""
+        name, position = message.name, message.position
+        return any(start <= position and matches(f, name) for f, start in self._filters.items()) or any(
+            start <= position < end and matches(f, name) for f, (start, end) in self._past.items()
+        )
 
     def watch(self, filter_: str) -> None:
         """Reads this filter too, from now on. Again: nothing changes."""
@@ -146,13 +161,38 @@ class Backlog:
         self._backlogs.save(self)
 
     def unwatch(self, filter_: str) -> None:
-        """No longer reads this filter; what is open stays open."""
-        if self._filters.pop(filter_, None) is None:
+        """No longer reads this filter; what is open stays open, what waits is let go."""
+        if filter_ not in self._filters and filter_ not in self._past:
             return
+        self._filters.pop(filter_, None)
+        self._past.pop(filter_, None)
         core = self._backlogs.core
         core.readers.remove(filter_, self)
         core.changed()
         self._backlogs.save(self)
+
+    def unwatch_new(self, filter_: str) -> None:
+        """Takes nothing new of this filter, but all that waits, after a crash too."""
+        start = self._filters.get(filter_)
+        if start is None:
+            return
+        end = int(self._backlogs.core.log.end())
+        if self.low >= end:
+            self.unwatch(filter_)
+            return
+        # Twice, and still behind: one span over both, so a client that goes on so takes no room.
+        self._past[filter_] = self._past.get(filter_, (start, end))[0], end
+        del self._filters[filter_]
+        self._backlogs.core.changed()
+        self._backlogs.save(self)
+
+    def _forget_past(self) -> None:
+        low, core = self.low, self._backlogs.core
+        for filter_ in [f for f, (_, end) in self._past.items() if end <= low]:
+            del self._past[filter_]
+            if filter_ not in self._filters:
+                core.readers.remove(filter_, self)
+            core.changed()
 
     def wants(self, number: int) -> bool:
         """Whether messages of this channel are for this reader."""
@@ -160,7 +200,7 @@ class Backlog:
         wanted = self._wanted.get(number)
         if wanted is None:
             channel = self._backlogs.channels.by_number.get(number)
-            wanted = channel is not None and any(matches(f, channel.name) for f in self._filters)
+            wanted = channel is not None and any(matches(f, channel.name) for f in self._filters | self._past)
             self._wanted[number] = wanted
         return wanted
 
@@ -170,18 +210,15 @@ class Backlog:
             return
         self._generation = core.generation
         self._wanted.clear()
-        self._exact = all(is_exact(f) for f in self._filters)
+        self._exact = all(is_exact(f) for f in self.filters)
 
     def _numbers(self) -> list[int] | None:
         """All channels it could want, or None. Asked anew for each scan: a channel may have been created since."""
         if not self._exact:
             return None
         by_name = self._backlogs.channels.by_name
-        heads = [by_name[f] for f in self._filters if f in by_name]
+        heads = [by_name[f] for f in self.filters if f in by_name]
         return [channel.number for head in heads for channel in head.partitions or (head,)]
-
-    def _since(self, name: str) -> int:
-        return min((start for f, start in self._filters.items() if matches(f, name)), default=0)
 
     # -- where it is ---------------------------------------------------------------------------------
 
@@ -207,7 +244,7 @@ class Backlog:
 
         Not by live feeds: one that lags in another channel would make the reader pass over what it has not seen.
         """
-        if message.position < self.next:
+        if message.position < self.next or (self._past and not self.reads(message)):
             return
         if not self.behind:
             if self._take(message):
@@ -256,7 +293,7 @@ class Backlog:
         count = sum(
             m.position >= self.next
             and m.position not in self._done
-            and m.position >= self._since(m.name)
+            and self.reads(m)
             and not self._left_out.has(m.position)
             for m in messages
         )
@@ -343,7 +380,7 @@ class Backlog:
         position = message.position
         if position < self.next:
             return True
-        if self._left_out.has(position):
+        if self._passes_over(message):
             self.next = position + 1
             return True
         if position in self._done:
@@ -360,6 +397,10 @@ class Backlog:
         self._passed(message)
         return True
 
+    def _passes_over(self, message: Message) -> bool:
+        """Whether it is none of those that are counted as waiting."""
+        return self._left_out.has(message.position) or (bool(self._past) and not self.reads(message))
+
     def _passed(self, message: Message) -> None:
         self.next = message.position + 1
         if self.waiting and message.position >= self._counted and message.position not in self._uncounted:
@@ -372,7 +413,7 @@ class Backlog:
             if self.skipped is not None:
                 self.skipped(message)
             return True
-        return message.position < self._since(message.name)
+        return not self.reads(message)
 
     # -- what may not wait any longer --------------------------------------------------------------
 
@@ -401,7 +442,7 @@ class Backlog:
         count, over = 0, False
         for message in self._backlogs.core.bundles.after(entries, self.next):
             old = 0 < bounds.age_ms <= now_ms - message.time_ms
-            if self._left_out.has(message.position):
+            if self._passes_over(message):
                 self.next = message.position + 1
                 continue
             if not old and not lower.exceeded(self.waiting, self.waiting_bytes):
@@ -435,6 +476,8 @@ class Backlog:
         """Caught up, its place is the log's end: a scan need not begin where the last message it wanted was."""
         if not self.behind:
             self.next = int(self._backlogs.core.log.end())
+        if self._past:
+            self._forget_past()
 
     @property
     def unnoted(self) -> int:
@@ -458,6 +501,7 @@ class Backlog:
             low=low,
             done=tuple(sorted(p for p in self._done if p >= low)),
             filters=dict(self._filters),
+            past=dict(self._past),
             left_out=self._left_out.row(),
         )
         if self.bounds is not None and self.waiting:

@@ -433,6 +433,7 @@ class Broker:
         self, subscription: Subscription, *, wish: int, no_local: bool, keep_retain: bool, identifier: int
     ) -> None:
         """Gives a subscription new options without losing a message (MQTT-3.8.4-3)."""
+        subscription.changed = subscription.changed or (wish, no_local) != (subscription.wish, subscription.no_local)
         subscription.wish = wish
         subscription.no_local = no_local
         subscription.keep_retain = keep_retain

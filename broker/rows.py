@@ -50,6 +50,7 @@ class ChannelRow(Row):
 class CursorRow(Row):
     """A reader's place: all below ``low`` is done, and so is ``done`` above it. ``filters``: from which position on.
 
+    ``past``: filters of before, from which position on and up to which one.
     ``left_out``: spans of positions that it is not given. ``waits``: of a reader with bounds how many messages and
     bytes wait, from which position on and up to which one they were counted.
     Here, and not beside its reader: that is compiled, and what is compiled forgets what its tuples are made of.
@@ -60,6 +61,7 @@ class CursorRow(Row):
     filters: dict[str, int] = {}
     left_out: tuple[tuple[int, int], ...] = ()
     waits: tuple[int, int, int, int] = (0, 0, 0, 0)
+    past: dict[str, tuple[int, int]] = {}
 
 
 class MessageRow(Row):

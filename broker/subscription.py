@@ -58,9 +58,10 @@ class Subscription:
     ``keep_retain``  pass the publisher's retain flag on (MQTT 5 Retain As Published)
     ``identifier``   the subscriber's own number for it, given back with each message; 0 = none
     ``exact``        the filter is a channel's name: the subscription makes its agent a member
+    ``changed``      it had other options once, and who lags has messages of that time before it
     """
 
-    __slots__ = ("exact", "filter", "identifier", "keep_retain", "no_local", "session", "wish")
+    __slots__ = ("changed", "exact", "filter", "identifier", "keep_retain", "no_local", "session", "wish")
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Subscription:
         self.keep_retain = keep_retain
         self.identifier = identifier
         self.exact = exact
+        self.changed = False
 
 
 @final
@@ -90,7 +92,7 @@ class Feed:
     ``lag``      None: caught up, messages are pushed as they come. Otherwise the next offset to read
     ``group``    the share that chose this session for the message; hears how it ended
     ``own``      what holds for what this very agent said, if No Local suppresses some subscriptions and not all
-    ``plain``    no option of it changes what is sent: the fast way is open
+    ``plain``    no option of it changes what is sent, or ever did: the fast way is open
     ``paced``    one of very many in its channel: never pushed to, read for in later turns
     ``waiting``  a read of the log for it is under way
     ``held``     what it has next waits for its session's backlog: that it was not taken says nothing of credit
@@ -150,7 +152,8 @@ class Feed:
         if others and len(others) < len(subscriptions):
             self.own = Feed(self.session, self.channel, self.name)
             self.own.merge(others)
-        self.plain = not (self.identifiers or self.keep_retain or self.no_local or self.own or self.replay)
+        bent = self.identifiers or self.keep_retain or self.no_local or self.own or self.replay
+        self.plain = not (bent or any(s.changed for s in subscriptions))
 
 
 def replay_feed(subscription: Subscription, name: str) -> Feed:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Final, final
 
 from dragoman.adapters.mqtt import mapping, order
 from dragoman.adapters.mqtt.encoders import publish_parts
+from dragoman.adapters.mqtt.exclusive import plain
 from dragoman.adapters.mqtt.promises import PLACED, Flight
 from dragoman.broker.log.contract import DONE, Ticket
+from dragoman.routing.names import matches
 from dragoman.routing.origins import ORIGIN, origin_in
 
 if TYPE_CHECKING:
@@ -67,11 +69,16 @@ def deliver(session: MqttSession, feed: Feed, message: Message) -> bool:
         session.realm.metrics.drop("expired")
         return True
     qos = min(feed.wish, message.wish)
-    if qos and session.standing.backlog is not None and message.position and feed.group is None and not feed.replay:
-        # The backlog hears of it from the commits, in commit order, and offers it.
-        if session.queued is not None:
-            session.queued.left(message)
-        return True
+    backlog = session.standing.backlog
+    if backlog is not None and message.position and feed.group is None and not feed.replay:
+        if message.position < session.standing.changed and message.wish:
+            # This feed lags: whether it is the backlog's is a matter of the options of then.
+            qos = _queued_at(session, message)
+        if qos:
+            # The backlog hears of it from the commits, in commit order, and offers it.
+            if session.queued is not None:
+                session.queued.left(message)
+            return True
     if not qos and order.waits(session, feed, message):
         return False
     return _send(session, feed, message, qos)
@@ -90,11 +97,27 @@ def offer(session: MqttSession, message: Message) -> bool:
         session.realm.core.pump.nudge(feed)
     if feed is not None and feed.own is not None and message.sender == session.agent:
         feed = feed.own
-    qos = min(feed.wish, message.wish) if feed is not None else 0
-    if feed is None or not qos or (feed.no_local and message.sender == session.agent):
+    if feed is None:
+        qos = 0
+    elif message.position < session.standing.changed:
+        qos = _queued_at(session, message)
+    else:
+        qos = 0 if feed.no_local and message.sender == session.agent else min(feed.wish, message.wish)
+    if feed is None or not qos:
         _skip(session, message)
         return True
     return _send(session, feed, message, qos)
+
+
+def _queued_at(session: MqttSession, message: Message) -> int:
+    """The QoS that a message waits at since before a subscription was changed: its options of then still hold."""
+    own = message.sender == session.agent and message.sender != ""
+    qos = 0
+    for filter_, row in session.standing.filters.items():
+        if matches(plain(filter_), message.name):
+            then, no_local = row.then(message.position)
+            qos = qos if own and no_local else max(qos, then)
+    return min(qos, message.wish)
 
 
 def pass_over(session: MqttSession, feed: Feed, message: Message) -> None:

@@ -114,9 +114,11 @@ def choose(session: MqttSession) -> None:
 
 def waits(session: MqttSession, feed: Feed, message: Message) -> bool:
     """Whether a QoS 0 delivery has to wait, since earlier messages of its topic do."""
-    if session.queued is None or not feed.wish or feed.replay or feed.group is not None:
+    if session.queued is None or feed.replay or feed.group is not None:
         return False
     backlog = session.standing.backlog
     assert backlog is not None, "a queue is the backlog's"
+    if not feed.wish and not backlog.leaving:
+        return False
     feed.held = session.queued.last(session, message.number) >= backlog.next
     return feed.held

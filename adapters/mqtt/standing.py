@@ -38,13 +38,36 @@ KEY_BYTES_PLAIN: Final = 400
 
 
 class FilterRow(Row):
-    """One subscription of a kept session. ``owed``: it has not been given all retained values there were."""
+    """One subscription of a kept session. ``owed``: it has not been given all retained values there were.
+
+    ``since``: what was said below this position was said under other options, ``before`` and ``before_no_local``.
+    """
 
     qos: int = 0
     no_local: bool = False
     keep_retain: bool = False
     identifier: int = 0
     owed: bool = False
+    since: int = 0
+    before: int = 0
+    before_no_local: bool = False
+
+    def then(self, position: int) -> tuple[int, bool]:
+        """QoS and No Local for what the log has at this position."""
+        return (self.before, self.before_no_local) if position < self.since else (self.qos, self.no_local)
+
+    def replace(self, old: FilterRow, low: int, end: int) -> None:
+        """Takes the place of ``old``, from the position ``end`` on; what is below ``low`` waits no longer.
+
+        Of several changes in a row the most generous holds for all that waits: nothing may be lost [MQTT-3.8.4-4].
+        """
+        if (self.qos, self.no_local) == (old.qos, old.no_local):
+            self.since, self.before, self.before_no_local = old.since, old.before, old.before_no_local
+        else:
+            still = old.since > low
+            self.since = end
+            self.before = max(old.qos, old.before) if still else old.qos
+            self.before_no_local = old.no_local and (old.before_no_local or not still)
 
 
 class StandingRow(Row):
@@ -76,11 +99,13 @@ class Standing:
     ``landed``    positions of QoS 2 deliveries that are over, until the place that passes them is written
     ``sent``      QoS 1: what an earlier connection may have had before a restart is below this position
     ``backlog``   its place in the log, if it is kept at all
+    ``changed``   what was said below this position may have been said under other options than today's
     """
 
     __slots__ = (
         "agent",
         "backlog",
+        "changed",
         "client_id",
         "connection",
         "expiry_s",
@@ -118,6 +143,7 @@ class Standing:
         self.owed: dict[str, Iterator[Message]] = {}
         self.last_id = 0
         self.sent = 0
+        self.changed = 0
         self.unmet = False
         self.backlog: Backlog | None = None
         self.connection: MqttSession | None = None
@@ -369,6 +395,7 @@ class Standings:
             if is_exclusive(filter_):
                 self.exclusives.held(standing, filter_)
         standing.filters[filter_] = row
+        standing.changed = max(standing.changed, row.since)
 
     def drop_filter(self, standing: Standing, filter_: str) -> bool:
         """It does so no longer; False if it never did. Not written: see ``save``."""

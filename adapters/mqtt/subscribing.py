@@ -91,7 +91,10 @@ def _one(
         keep_retain=wanted.retain_as_published,
         identifier=identifier,
     )
-    known = wanted.filter in session.standing.filters or wanted.filter in session.streams
+    old, backlog = session.standing.filters.get(wanted.filter), session.standing.backlog
+    if old is not None and backlog is not None:
+        row.replace(old, backlog.low, int(session.realm.core.log.end()))
+    known = old is not None or wanted.filter in session.streams
     asked = kept_filters.parse(wanted.filter, packet)
     subscription = _unwanted(session, wanted.filter, known) or _enter(session, wanted.filter, row, asked)
     if isinstance(subscription, Refusal):
@@ -189,7 +192,7 @@ def _enter(
         if row.qos or _wanted_by_twin(session, filter_):
             backlog.watch(matched)
         else:
-            backlog.unwatch(matched)
+            backlog.unwatch_new(matched)
     return subscription
 
 

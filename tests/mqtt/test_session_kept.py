@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 from dragoman.adapters.mqtt.packets import (
+    Connect,
     Puback,
     Pubcomp,
     Publish,
     Pubrec,
     Pubrel,
+    Subscribe,
     Subscription,
 )
+from dragoman.adapters.mqtt.properties import Properties
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.settings import BrokerSettings
@@ -27,7 +30,9 @@ def payloads(client: Client) -> list[bytes]:
     return [packet.payload for packet in client.packets() if isinstance(packet, Publish)]
 
 
-def sleeper(world: World, *filters: str, qos: int = 2, client_id: str = "s", **options: object) -> Client:
+def sleeper(
+    world: World, *filters: Subscription | str, qos: int = 2, client_id: str = "s", **options: object
+) -> Client:
     """A client with a kept session, connected."""
     client = world.connected(client_id, **{**KEPT, **options})  # type: ignore[arg-type]
     if filters:
@@ -419,3 +424,142 @@ def test_a_takeover_goes_on_with_what_was_under_way():
     old.expect(pub("a", b"x", 2, 1))
     new = sleeper(world)
     new.expect(pub("a", b"x", 2, 1, dup=True))
+
+
+# -- subscribed again with other options -------------------------------------------------------------
+
+
+def taken(client: Client) -> list[tuple[bytes, int]]:
+    """What the client is sent while it acknowledges all of it: payload and QoS."""
+    got: list[tuple[bytes, int]] = []
+    while packets := client.packets():
+        for packet in packets:
+            if isinstance(packet, Publish):
+                got.append((packet.payload, packet.qos))
+                if packet.qos:
+                    client.say(Puback(packet.packet_id) if packet.qos == 1 else Pubrec(packet.packet_id))
+            elif isinstance(packet, Pubrel):
+                client.say(Pubcomp(packet.packet_id))
+    return got
+
+
+def said(world: World, *payloads: bytes, topic: str = "a", qos: int = 2) -> None:
+    publisher = world.connected("p")
+    for n, payload in enumerate(payloads, 1):
+        publisher.publish(topic, payload, qos, packet_id=n if qos else 0)
+    publisher.vanish()
+
+
+@pytest.mark.parametrize("filter_", ["a", "a/#"])
+def test_what_waits_keeps_the_qos_it_was_queued_at(filter_: str):
+    """[MQTT-3.8.4-3], [MQTT-3.8.4-4]: subscribed again at QoS 0 by a client that comes back."""
+    world = World()
+    sleeper(world, filter_, qos=1).vanish()
+    said(world, b"0", b"1", b"2")
+    client = world.client()
+    client.say(
+        Connect(5, "s", False, properties=Properties(session_expiry_interval=3_600)),
+        Subscribe(1, [Subscription(filter_, 0)]),
+    )
+    said(world, b"new")
+    assert taken(client) == [(b"0", 1), (b"1", 1), (b"2", 1), (b"new", 0)]
+    said(world, b"newer")
+    assert taken(client) == [(b"newer", 0)]
+    world.advance(60_000)
+    backlog = world.realm.standings.by_client["s"].backlog
+    assert backlog is not None
+    assert (list(backlog.filters), backlog.leaving) == ([], False)
+    assert not world.broker.core.readers.match("a")
+    assert world.metrics.dropped == {}
+
+
+def test_what_waits_on_a_connection_survives_a_change_to_qos_0_and_a_crash():
+    world = World(durable=True)
+    client = sleeper(world, "a", qos=2, receive_maximum=1)
+    said(world, b"0", b"1", b"2")
+    client.say(Subscribe(1, [Subscription("a", 0)]))
+    said(world, b"new")
+    client.vanish()
+    said(world, b"while away")
+    (listed,) = world.realm.standings.listed()
+    assert listed.waiting == 2
+    world = world.crash()
+    client = world.connected("s", **KEPT)
+    said(world, b"newest")
+    assert taken(client) == [(b"0", 2), (b"1", 2), (b"2", 2), (b"newest", 0)]
+    said(world, b"after")
+    assert taken(client) == [(b"after", 0)]
+    assert settled(world)
+
+
+def test_qos_0_passes_nothing_that_waits_from_before_the_change():
+    world = World()
+    client = sleeper(world, "a", qos=1, receive_maximum=1)
+    said(world, b"0", b"1")
+    client.say(Subscribe(1, [Subscription("a", 0)]))
+    assert world.connected("o").subscribe("a", qos=0) == [0]
+    said(world, b"new", qos=0)
+    assert taken(client) == [(b"0", 1), (b"1", 1), (b"new", 0)]
+
+
+def test_changed_there_and_back_all_that_was_queued_comes():
+    world = World()
+    client = sleeper(world, "a", qos=2, receive_maximum=1)
+    said(world, b"0", b"1")
+    client.say(Subscribe(1, [Subscription("a", 0)]))
+    client.say(Subscribe(1, [Subscription("a", 1)]))
+    said(world, b"2")
+    assert taken(client) == [(b"0", 2), (b"1", 2), (b"2", 1)]
+    client.disconnect()
+    said(world, b"3")
+    client = world.connected("s", **KEPT)
+    assert taken(client) == [(b"3", 1)]
+
+
+def test_unsubscribed_what_waits_is_let_go():
+    world = World()
+    client = sleeper(world, "a", qos=1, receive_maximum=1)
+    said(world, b"0", b"1")
+    client.say(Subscribe(1, [Subscription("a", 0)]))
+    client.unsubscribe("a")
+    assert taken(client) == [(b"0", 1)]
+    said(world, b"2")
+    assert taken(client) == []
+    assert not world.broker.core.readers.match("a")
+
+
+def test_no_local_holds_for_what_is_said_from_then_on():
+    world = World()
+    client = sleeper(world, "a", qos=1, receive_maximum=1)
+    for n in range(3):
+        client.publish("a", b"%d" % n, 1, packet_id=n + 1)
+    client.say(Subscribe(1, [Subscription("a", 1, no_local=True)]))
+    client.publish("a", b"mute", 1, packet_id=9)
+    said(world, b"other")
+    assert taken(client) == [(b"0", 1), (b"1", 1), (b"2", 1), (b"other", 1)]
+    client.say(Subscribe(1, [Subscription("a", 1)]))
+    client.publish("a", b"heard", 1, packet_id=9)
+    assert taken(client) == [(b"heard", 1)]
+
+
+def test_a_feed_that_lags_leaves_to_the_queue_what_was_queued():
+    """The channel's own reader is behind too, and comes to the messages when they are no longer wished for."""
+    world = World(MqttSettings(out_bytes_max=1_000))
+    client = sleeper(world, "a", qos=1)
+    client.transport.stuck = True
+    said(world, b"x" * 300_000, b"y", qos=0)
+    said(world, b"0", b"1", qos=1)
+    client.say(Subscribe(1, [Subscription("a", 0)]))
+    client.transport.unstick()
+    world.turn()
+    assert sorted((p[:1], qos) for p, qos in taken(client)) == [(b"0", 1), (b"1", 1), (b"x", 0), (b"y", 0)]
+
+
+def test_no_local_no_more_brings_nothing_that_it_kept_away():
+    world = World()
+    client = sleeper(world, Subscription("a", 1, no_local=True), receive_maximum=1)
+    said(world, b"0", b"1")
+    client.publish("a", b"mute", 1, packet_id=9)
+    client.say(Subscribe(1, [Subscription("a", 1)]))
+    client.publish("a", b"heard", 1, packet_id=9)
+    assert taken(client) == [(b"0", 1), (b"1", 1), (b"heard", 1)]
