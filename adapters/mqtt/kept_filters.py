@@ -99,6 +99,16 @@ def enter(
     return stream
 
 
+def leave_queue(session: MqttSession, name: str) -> None:
+    """One spelling of a queue is unsubscribed. In another the session works there still, as it was asked for there."""
+    for text, row in session.standing.filters.items():
+        asked = parse(text, None)
+        if isinstance(asked, Asked) and asked.queue == name:
+            enter(session, text, asked, qos=row.qos, identifier=row.identifier, keep_retain=row.keep_retain)
+            return
+    session.realm.broker.groups.queues.leave(session, name)
+
+
 def leave_stream(session: MqttSession, text: str) -> bool:
     """Ends a stream of the session; whether there was one."""
     stream = session.streams.pop(text, None)

@@ -234,7 +234,7 @@ def _out(session: MqttSession, filter_: str) -> int:
     if asked is not None:
         assert isinstance(asked, kept_filters.Asked), "it was taken in"
         assert asked.queue is not None, "streams end with their connection"
-        session.realm.broker.groups.queues.leave(session, asked.queue)
+        kept_filters.leave_queue(session, asked.queue)
         return Code.SUCCESS
     shared = parse_shared(filter_)
     if shared is not None:

@@ -256,6 +256,27 @@ def test_a_worker_at_most_once_holds_nothing() -> None:
     assert texts(other) == []
 
 
+@pytest.mark.parametrize(("first", "second"), [("$queue/jobs/a", "$queue/jobs"), ("$q/a", "$queue/a/a")])
+def test_a_queue_in_two_spellings_is_left_with_the_last(first: str, second: str) -> None:
+    world = World()
+    publisher, worker = world.connected("p"), world.connected("w")
+    subscribe(worker, first, identifier=1)
+    subscribe(worker, second, qos=0, identifier=2)
+    publisher.publish("a", b"0", 1)
+    worker.expect(pub("a", b"0", subscription_identifiers=[2]))
+    worker.unsubscribe(second)
+    worker.packets()
+    publisher.publish("a", b"1", 1)
+    (packet,) = worker.packets()
+    assert isinstance(packet, Publish)
+    assert (packet.qos, packet.properties) == (1, Properties(subscription_identifiers=[1]).encode())
+    worker.say(Puback(packet.packet_id))
+    worker.unsubscribe(first)
+    worker.packets()
+    publisher.publish("a", b"2", 1)
+    assert texts(worker) == []
+
+
 # -- streams -----------------------------------------------------------------------------------------
 
 
