@@ -50,10 +50,11 @@ class Backlog:
 
     ``offer`` is asked to take a message (False: no credit; it is offered again after ``resume``). A taken
     message is open until ``finish`` is called with its position. ``credit`` of the reader is its own
-    business; what is open is bounded by ``broker.cursor_done_max``. ``saved`` is called when the
-    reader's place has been put into the open commit, ``skipped`` with each message that had expired
-    before it could be offered, ``turned`` with the message that was not taken when it falls behind, and with None
-    when it has caught up. ``reader``: the session that is attached for it, if one is.
+    business; what is open is bounded by ``broker.cursor_done_max``, together with what is done above it, as long as
+    that is not known from ``settled``: after a crash that is as much as was done since its row was written. ``saved``
+    is called when the reader's place has been put into the open commit, ``skipped`` with each message that had
+    expired before it could be offered, ``turned`` with the message that was not taken when it falls behind, and with
+    None when it has caught up. ``reader``: the session that is attached for it, if one is.
 
     ``waiting`` messages and bytes have come since it fell behind, and were not offered yet (without bounds: since the
     mesh started; with them, what came in the last seconds before a crash may be missing);
@@ -388,7 +389,8 @@ class Backlog:
                 # Its place is behind it from now on.
                 self._done.discard(position)
         elif not self._skips(message):
-            if len(self._open) + len(self._done) >= self._backlogs.core.settings.cursor_done_max:
+            if self._open and len(self._open) + len(self._done) >= self._backlogs.core.settings.cursor_done_max:
+                # Never so while nothing is open, however much is known to be done: nothing would make room again.
                 return False
             self._open[position] = None
             if not self.offer(message):
@@ -490,7 +492,7 @@ class Backlog:
         assert taken == sorted(taken), "taken out of order"
         assert not taken or taken[-1] < self.next
         assert not self._done.intersection(self._open)
-        assert len(taken) + len(self._done) <= self._backlogs.core.settings.cursor_done_max
+        assert len(taken) <= self._backlogs.core.settings.cursor_done_max
         assert self.next <= self._backlogs.core.log.end()
         assert self.behind or not self._reading
 

@@ -20,6 +20,7 @@ from dragoman.adapters.mqtt.packets import (
 from dragoman.adapters.mqtt.promises import PLACED
 from dragoman.adapters.mqtt.properties import Properties
 from dragoman.broker.log.contract import Table
+from dragoman.broker.settings import BrokerSettings
 from tests.mqtt.wire import Client, World, at, pub
 
 KEPT = {"clean": False, "session_expiry_interval": 3_600}
@@ -540,3 +541,30 @@ def test_a_session_of_one_id_is_not_touched_by_an_id_that_begins_like_it():
         client = after.client()
         assert client.connect(name, **KEPT).session_present is bool(expected)
         assert payloads(client) == expected
+
+
+@pytest.mark.parametrize("done", [1, 2, 5])
+def test_more_done_since_its_place_was_written_than_a_place_may_list_holds_up_nothing(done: int):
+    world = World(broker=BrokerSettings(cursor_done_max=2), durable=True)
+    client = sleeper(world, "a")
+    publisher = world.connected("p")
+    publisher.publish("a", b"first", 1)
+    for n in range(done):
+        publisher.publish("a", b"%d" % n, 2, packet_id=n + 1)
+    for packet in client.packets():
+        if isinstance(packet, Publish):
+            client.say(Puback(packet.packet_id) if packet.qos == 1 else Pubrec(packet.packet_id))
+    while packets := client.packets():
+        for packet in packets:
+            if isinstance(packet, Pubrel):
+                client.say(Pubcomp(packet.packet_id))
+            elif isinstance(packet, Publish):
+                client.say(Pubrec(packet.packet_id))
+    after, client = crashed(world)
+    after.broker.backlogs.check()
+    (again,) = (packet for packet in client.packets() if isinstance(packet, Publish))
+    assert (again.payload, again.dup) == (b"first", True), "that it was acknowledged had not been written yet"
+    after.connected("p").publish("a", b"new", 2)
+    client.say(Puback(again.packet_id))
+    assert payloads(client) == [b"new"]
+    after.broker.backlogs.check()
