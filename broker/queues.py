@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, final
 from dragoman.broker.subscription import Feed, Subscription
 from dragoman.broker.takers import Taker, Turns
 from dragoman.routing.groups import Strategy
+from dragoman.routing.names import is_exact
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -41,11 +42,11 @@ class Queue:
 
     def _push(self, message: Message) -> bool | None:
         """See ``WorkGroup.push``."""
-        workers = list(self.workers.values())
-        if self.group.each:
-            workers = [taker for session, taker in self.workers.items() if self._core.may_follow(session, message.name)]
+        # Asked for each message: rules may have changed since the worker came.
+        workers = [taker for session, taker in self.workers.items() if self._core.may_follow(session, message.name)]
         if not workers:
-            return None if self.group.each else False
+            # It waits for somebody who may read it. Of an exact filter so does all behind it.
+            return False if is_exact(self.group.filter) else None
         given = self._turns.give(workers, message)
         if given is None:
             # It counts, so that one that fits nobody is a dead letter in the end.

@@ -74,7 +74,7 @@ class WorkGroup:
 
     ``owner``, ``agent``  who made it: the group takes no message these may not read
     ``guard``             why a session may not pull here; None = it may
-    ``each``              whether the session may have each message, asked where the filter is a wildcard
+    ``each``              whether the session may have each message is asked; False: whom ``guard`` lets in has them all
     ``finished``          told of every message that is finished
     ``push``              offered ready messages first: True = taken, to be finished, failed or put back later;
                           False = nobody has room; None = not for anybody there, unlike those behind it

@@ -14,7 +14,7 @@ from dragoman.broker.queues import Queues
 from dragoman.broker.rows import decode_row
 from dragoman.broker.shares import Share, Shares
 from dragoman.broker.workgroup import WorkGroup, Workshop
-from dragoman.routing.names import check_filter, check_name, is_exact, shown, to_level
+from dragoman.routing.names import check_filter, check_name, shown, to_level
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -135,6 +135,11 @@ class WorkGroups:
             del self._per_principal[group.owner.name]
         return None
 
+    def wake(self) -> None:
+        """Rules have changed: what waits may be for somebody who is there."""
+        for group in self._groups.values():
+            group.wake()
+
     def list(self) -> Iterable[WorkGroup]:
         """All work groups."""
         return self._groups.values()
@@ -201,7 +206,7 @@ class WorkGroups:
             owner=owner,
             agent=agent,
             guard=lambda session: self._may(session, Action.SUBSCRIBE, filter_),
-            each=not is_exact(filter_),
+            each=True,
             own_dead_letters=terms.dead_letter == self._default_terms(name).dead_letter,
         )
         self._groups[name] = group

@@ -238,6 +238,7 @@ class Mesh(Face):
             # After the users: rules and rates speak of their groups. And whoever is connected asks for its rates again.
             broker.gate.replace(config.gate)
             broker.core.changed()
+            broker.groups.wake()
         if [each.anonymous for each in config.mqtt.listeners] != [each.anonymous for each in running.mqtt.listeners]:
             lost |= {ANONYMOUS.name}
         ended = [session for session in broker.sessions() if session.principal.name in lost]

@@ -500,3 +500,16 @@ def test_pages_of_no_dead_letters_are_empty() -> None:
         assert page.messages == ()
 
     play(scene)
+
+
+def test_a_pull_that_waits_is_given_nothing_that_rules_deny_since() -> None:
+    async def scene(world: World) -> None:
+        bob = world.party(BOB)
+        group = world.open("open", "jobs/open/1")
+        world.pull(group, bob, wait_ms=1_000)
+        world.broker.gate.replace(GateSettings(rules=(RuleSettings("deny", who=("bob",), filters=("jobs/#",)),)))
+        await world.say("jobs/open/1", b"x")
+        assert bob.pulled == []
+        assert payloads(world.pull(group, world.writer)) == [b"x"]
+
+    play(scene, lambda: World(gate=ONLY_JOBS))

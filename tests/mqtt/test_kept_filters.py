@@ -196,6 +196,20 @@ def test_who_only_unsubscribes_may_still_acknowledge_what_it_holds() -> None:
     assert texts(other) == ["2"]
 
 
+def test_a_worker_that_rules_deny_since_gets_nothing_more_though_the_owner_may_read() -> None:
+    world = World()
+    owner, worker = world.connected("o"), world.connected("w")
+    subscribe(owner, "$queue/jobs/for/w")
+    subscribe(worker, "$queue/jobs")
+    owner.disconnect()
+    world.broker.gate.replace(GateSettings(rules=(RuleSettings("deny", actions=("subscribe",), filters=("for/%c",)),)))
+    world.connected("p").publish("for/w", b"1", 1)
+    assert texts(worker) == []
+    world.broker.gate.replace(GateSettings())
+    world.broker.groups.wake()
+    assert texts(worker) == ["1"], "it has waited for somebody who may read it"
+
+
 def test_each_worker_gets_only_what_it_may_read_and_the_rest_waits() -> None:
     rules = (RuleSettings(effect="deny", actions=("read",), filters=("work/not-%c",)),)
     world = World(gate=GateSettings(rules=rules))
