@@ -19,6 +19,7 @@ from dragoman.adapters.http.settings import HttpSettings
 from dragoman.adapters.kafka.settings import KafkaSettings
 from dragoman.adapters.links.settings import LinkSettings, links_problem
 from dragoman.adapters.mcp.settings import McpSettings
+from dragoman.adapters.mqtt.listener_settings import ListenerSettings
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.adapters.serving.settings import LISTENERS, LimitSettings, ListenSettings, LoginSettings, TlsSettings
 from dragoman.broker.gate_settings import GateSettings, RateSettings, RuleSettings
@@ -141,44 +142,44 @@ def load(file: Path | None = None, flags: tuple[Flag, ...] = ()) -> Config:
     listen, tls = reader.made.get("listen"), reader.made.get("tls")
     if isinstance(listen, ListenSettings) and isinstance(tls, TlsSettings) and listen.tls and not tls.certificate:
         reader.fault("listen", "mqtts, kafkas and https need tls.certificate and tls.private_key")
-    mqtt = reader.made.get("mqtt")
-    if isinstance(mqtt, MqttSettings) and isinstance(listen, ListenSettings) and isinstance(tls, TlsSettings):
-        _check_listeners(reader, mqtt, listen, tls)
+    # Though another row or key of [mqtt] be wrong: whoever mends the file wants to know it all.
+    listeners = {table: row for table, row in reader.made.items() if isinstance(row, ListenerSettings)}
+    if isinstance(listen, ListenSettings):
+        _check_addresses(reader, listeners, listen)
+    if isinstance(tls, TlsSettings):
+        _check_tls(reader, listeners, tls, every=isinstance(listen, ListenSettings) and listen.tls)
     if config is None or reader.faults:
-        raise ConfigError(sorted(reader.faults, key=_line))
-    _check_tls(reader, config)
-    if reader.faults:
         raise ConfigError(sorted(reader.faults, key=_line))
     return dataclasses.replace(config, origins=reader.origins, source=Source(file, flags))
 
 
-def _check_listeners(reader: Reader, mqtt: MqttSettings, listen: ListenSettings, tls: TlsSettings) -> None:
-    """What MQTT listeners with settings of their own have to do with the other tables."""
+def _check_addresses(reader: Reader, listeners: Mapping[str, ListenerSettings], listen: ListenSettings) -> None:
     taken = {getattr(listen, name): name for name in LISTENERS}
-    for number, listener in enumerate(mqtt.listeners, start=1):
-        key = f"mqtt.listeners[{number}]"
-        if listener.tls and not (listener.certificate or tls.certificate):
-            reader.fault(f"{key}.tls", "needs tls.certificate and tls.private_key")
+    for table, listener in listeners.items():
         if listener.address in taken and not listener.address.endswith(":0"):
-            reader.fault(f"{key}.address", f"listen.{taken[listener.address]} is {listener.address} already")
+            reader.fault(f"{table}.address", f"listen.{taken[listener.address]} is {listener.address} already")
 
 
-def _check_tls(reader: Reader, config: Config) -> None:
-    """Opens what TLS listeners are going to: found here, it is found before anything listens, and has its line."""
-    wanted = {"": ("", "", "", "")} if config.listen.tls else {}
-    for number, listener in enumerate(config.mqtt.listeners, start=1):
+def _check_tls(reader: Reader, listeners: Mapping[str, ListenerSettings], tls: TlsSettings, *, every: bool) -> None:
+    """Opens what TLS listeners are going to: found here, it is found before anything listens, and has its line.
+
+    ``every``: whether listeners of [listen] are among them.
+    """
+    wanted = {"": ("", "", "", "")} if every else {}
+    for table, listener in listeners.items():
         if listener.tls:
             files = (listener.certificate, listener.private_key, listener.client_ca, listener.client_crl)
-            wanted[f"mqtt.listeners[{number}]"] = files
+            wanted[table] = files
+            if not (listener.certificate or tls.certificate):
+                reader.fault(f"{table}.tls", "needs tls.certificate and tls.private_key")
+    said: set[str] = set()
     for table, (certificate, private_key, *clients) in wanted.items():
-        fault = config.tls.with_first(certificate, private_key).fault(*clients)
-        if fault is None:
-            continue
-        key, text = fault
-        own = key.startswith("client_") or (certificate and not key.startswith("certificates["))
-        reader.fault(f"{table if own else 'tls'}.{key}", text)
-        if not own:
-            return
+        for file, text in tls.with_first(certificate, private_key).faults(*clients):
+            own = file.startswith("client_") or (certificate and not file.startswith("certificates["))
+            place = f"{table if own else 'tls'}.{file}"
+            if place not in said:
+                said.add(place)
+                reader.fault(place, text)
 
 
 def _line(fault: Fault) -> int:

@@ -207,8 +207,6 @@ class Reader:
         try:
             if rows is not None:
                 converted = self._rows(rows, value, key)
-                if converted is None:
-                    return
             else:
                 converted = _converted(entry.hint, about, value)
         except _WrongError as wrong:
@@ -220,11 +218,12 @@ class Reader:
             self.fault(key, problem)
         values[entry.name] = converted
 
-    def _rows(self, kind: type, value: object, key: str) -> tuple[object, ...] | None:
+    def _rows(self, kind: type, value: object, key: str) -> tuple[object, ...]:
+        """Those that are good: what is wrong between them is found though another is wrong in itself."""
         if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
             raise _WrongError(f"an array of tables, [[{key}]]")
         rows = [self.table(kind, row, f"{key}[{number}].") for number, row in enumerate(value, start=1)]
-        return None if None in rows else tuple(rows)
+        return tuple(row for row in rows if row is not None)
 
     def _suggestion(self, path: str, name: str, names: list[str]) -> str:
         near = difflib.get_close_matches(name, names, 1)

@@ -44,13 +44,14 @@ def _name_problem(value: object) -> str | None:
 def links_problem(value: object) -> str | None:
     """Why these links cannot be together; None if they can."""
     assert isinstance(value, tuple)
+    said: list[str] = []
     names: set[str] = set()
     for link in value:
         assert isinstance(link, LinkSettings)
         if link.name in names:
-            return f"two links are called {link.name!r}; each keeps its place under its name"
+            said.append(f"two links are called {link.name!r}; each keeps its place under its name")
         names.add(link.name)
-    return None
+    return "; ".join(said) or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,14 +193,15 @@ class ListenerSettings:
 
     def __post_init__(self) -> None:
         """What only makes sense together."""
-        problem = self._certificates_problem()
+        said = [self._certificates_problem()]
         if bool(self.certificate) != bool(self.private_key):
-            problem = "certificate and private_key come together: give both or neither"
+            said.append("certificate and private_key come together: give both or neither")
         elif self.certificate and not self.tls:
-            problem = "certificate and private_key are shown in TLS: say tls = true"
-        if problem is None and self.transport == "tcp" and (self.path or self.origins):
-            problem = 'path and origins are for transport = "websocket"'
-        if problem is not None:
+            said.append("certificate and private_key are shown in TLS: say tls = true")
+        if self.transport == "tcp" and (self.path or self.origins):
+            said.append('path and origins are for transport = "websocket"')
+        problem = "; ".join(filter(None, said))
+        if problem:
             raise ValueError(problem)
 
     def _certificates_problem(self) -> str | None:
@@ -262,14 +263,15 @@ class ListenerSettings:
 def listeners_problem(value: object) -> str | None:
     """What is wrong with all of them together."""
     assert isinstance(value, tuple)
+    said: list[str] = []
     names: set[str] = set()
     addresses: set[str] = set()
     for listener in value:
         assert isinstance(listener, ListenerSettings)
         if listener.name in names:
-            return f"two listeners are called {listener.name!r}"
+            said.append(f"two listeners are called {listener.name!r}")
         if listener.address in addresses and not listener.address.endswith(":0"):
-            return f"two listeners have the address {listener.address}; give each one of its own"
+            said.append(f"two listeners have the address {listener.address}; give each one of its own")
         names.add(listener.name)
         addresses.add(listener.address)
-    return None
+    return "; ".join(said) or None

@@ -75,25 +75,26 @@ def _prepared(name: str) -> bool:
 
 def _users_problem(value: object) -> str | None:
     assert isinstance(value, tuple)
+    said: list[str] = []
     names: set[str] = set()
     digests: set[str] = set()
     certificates: set[str] = set()
     for user in value:
         assert isinstance(user, UserSettings)
         if user.name in names:
-            return f"two users are called {user.name!r}; give one user both the password and the tokens"
+            said.append(f"two users are called {user.name!r}; give one user both the password and the tokens")
         if not (user.password or user.scram or user.tokens or user.certificates):
-            return f"user {user.name!r} has neither password nor tokens nor certificates, so nobody could be it"
+            said.append(f"user {user.name!r} has neither password nor tokens nor certificates, so nobody could be it")
         if user.scram and not _prepared(user.name):
-            return f"user {user.name!r} could not log in by SCRAM: it is not as SASLprep would have it (RFC 4013)"
+            said.append(f"user {user.name!r} could not log in by SCRAM: it is not as SASLprep would have it (RFC 4013)")
         if not digests.isdisjoint(user.tokens) or len(set(user.tokens)) < len(user.tokens):
-            return f"a token of {user.name!r} is listed twice; each token means one user"
+            said.append(f"a token of {user.name!r} is listed twice; each token means one user")
         if not certificates.isdisjoint(user.certificates):
-            return f"a certificate of {user.name!r} is another user's too; each means one user"
+            said.append(f"a certificate of {user.name!r} is another user's too; each means one user")
         names.add(user.name)
         certificates.update(user.certificates)
         digests.update(user.tokens)
-    return None
+    return "; ".join(said) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,15 +192,11 @@ class TlsSettings:
 
         return server_context(self, client_ca=client_ca, client_crl=client_crl, required=required)
 
-    def fault(self, client_ca: str = "", client_crl: str = "") -> tuple[str, str] | None:
-        """Opens the files as a listener will: the key of the one that does not serve and a sentence, or None."""
-        from dragoman.adapters.serving.tls import TlsError
+    def faults(self, client_ca: str = "", client_crl: str = "") -> list[tuple[str, str]]:
+        """Opens the files as a listener will: for each that does not serve its key and a sentence."""
+        from dragoman.adapters.serving.tls import file_faults
 
-        try:
-            self.context(client_ca=client_ca, client_crl=client_crl)
-        except TlsError as error:
-            return error.key, str(error)
-        return None
+        return [(error.key, str(error)) for error in file_faults(self, client_ca=client_ca, client_crl=client_crl)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dragoman.adapters.serving.sockets import ListenError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dragoman.adapters.serving.settings import TlsSettings
+    from dragoman.adapters.serving.settings import CertificateSettings, TlsSettings
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -59,12 +59,40 @@ def server_context(
         for number, row in enumerate(settings.certificates, start=1):
             table = f"certificates[{number}]."
             made = context(row.certificate, row.private_key, table)
-            names = row.hosts or _hosts(row.certificate)
-            if not names:
-                raise TlsError(f"{table}certificate", f"{row.certificate} is for no DNS name: say which by hosts")
-            hosts.add(names, made)
+            hosts.add(_names(row, table), made)
         first.sni_callback = _chooser(hosts, refuse=refuse)
     return first
+
+
+def file_faults(settings: TlsSettings, *, client_ca: str = "", client_crl: str = "") -> list[TlsError]:
+    """Every file that does not serve a listener; ``server_context`` stops at the first. No certificate is none."""
+    faults: list[TlsError] = []
+
+    def serves(work: Callable[..., object], *arguments: object) -> bool:
+        try:
+            work(*arguments)
+        except TlsError as error:
+            faults.append(error)
+            return False
+        return True
+
+    def pair(certificate: str, private_key: str, table: str) -> bool:
+        there = serves(_readable, f"{table}certificate", certificate)
+        there &= serves(_readable, f"{table}private_key", private_key)
+        return there and serves(_context, certificate, private_key, table)
+
+    if settings.certificate:
+        pair(settings.certificate, settings.private_key, "")
+    for number, row in enumerate(settings.certificates, start=1):
+        table = f"certificates[{number}]."
+        if pair(row.certificate, row.private_key, table):
+            serves(_names, row, table)
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if client_ca:
+        serves(_load, made, "client_ca", client_ca, "certificates")
+    if client_crl:
+        serves(_load, made, "client_crl", client_crl, "list of revoked certificates")
+    return faults
 
 
 def _chooser(
@@ -81,6 +109,13 @@ def _chooser(
         return None
 
     return choose
+
+
+def _names(row: CertificateSettings, table: str) -> tuple[str, ...]:
+    names = row.hosts or _hosts(row.certificate)
+    if not names:
+        raise TlsError(f"{table}certificate", f"{row.certificate} is for no DNS name: say which by hosts")
+    return names
 
 
 def _hosts(path: str) -> tuple[str, ...]:

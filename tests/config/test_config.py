@@ -70,6 +70,7 @@ web = 3
         'grace_s: must be a number (s), 0 or more, not the text "ten"',
         "3: burst: there is no such key; did you mean gate.burst?",
         "5: listen.mqtt: '1883' has no port",
+        "7: login.users: user 'ann' has neither password nor tokens",
         '8: login.anonymous: must be one of "loopback", "always", "never", not the text "yes"',
         "11: login.users[2]: 'name' is missing",
         "12: login.users[2].pasword: there is no such key; did you mean login.users[2].password?",

@@ -213,3 +213,54 @@ def test_what_others_may_reach_is_part_of_the_advice(tmp_path: Path) -> None:
     said = "\n".join(advice(read(tmp_path, users + listener("", address="0.0.0.0:1"))))
     assert "cross the network in the clear on 0.0.0.0:1" in said
     assert "reached" not in "\n".join(advice(read(tmp_path, listener(""))))
+
+
+def test_one_thing_that_is_wrong_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (
+        "[listen]\nmqtt = '127.0.0.1:1'\nmqtts = '127.0.0.1:8883'\n"
+        "[tls]\ncertificate = 'server.pem'\nprivate_key = 'server.key'\n"
+        "[[tls.certificates]]\ncertificate = 'b.pem'\nprivate_key = 'b.key'\n"
+        + listener("tls = true\nclient_certificates = 'required'\nclient_ca = 'ca.pem'\nclient_crl = 'crl.pem'")
+        + listener("tls = true", address="127.0.0.1:2")
+        + listener("path = '/mqtt'\nclient_ca = 'ca.pem'", name="y", address="unix:rel.sock")
+        + listener("", name="x", address="unix:")
+        + listener("", name="z", address="127.0.0.1:2")
+        + listener("", name="z", address="unix:/z.sock")
+    )
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    assert sorted(fault.key for fault in caught.value.faults) == [
+        "mqtt.listeners",
+        "mqtt.listeners[1].address",
+        "mqtt.listeners[1].client_ca",
+        "mqtt.listeners[1].client_crl",
+        "mqtt.listeners[3]",
+        "mqtt.listeners[4].address",
+        "tls.certificate",
+        "tls.certificates[1].certificate",
+        "tls.certificates[1].private_key",
+        "tls.private_key",
+    ]
+    told = str(caught.value)
+    for part in (
+        "listen.mqtt is 127.0.0.1:1 already",
+        "two listeners are called 'x'; two listeners have the address 127.0.0.1:2; give each one of its own; "
+        "two listeners are called 'z'",
+        'need client_certificates = "optional" or "required"; path and origins are for',
+        "unix: names no file",
+        "cannot read ca.pem",
+    ):
+        assert part in told
+
+
+def test_all_that_is_wrong_between_users_and_between_links_is_said(tmp_path: Path) -> None:
+    users = "".join("[[login.users]]\nname = 'a'\ncertificates = ['cn:x']\n" for _ in "12")
+    links = "".join(
+        "[[links]]\nname = 'l'\nkind = 'mqtt'\naddress = 'mqtt://h:1'\n[[links.pull]]\nfilter = 'a'\n" for _ in "123"
+    )
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, users + links)
+    told = str(caught.value)
+    assert "two users are called 'a'; give one user both the password and the tokens; a certificate of 'a'" in told
+    assert told.count("two links are called 'l'") == 2

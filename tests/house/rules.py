@@ -84,7 +84,7 @@ def mesh_names_adapters(tree: Tree) -> Iterator[Finding]:
         if source.path == "dragoman/mesh.py":
             continue
         for found in _ours(source, tree):
-            settings = source.path == "dragoman/config.py" and found.name.endswith(".settings")
+            settings = source.path == "dragoman/config.py" and found.name.endswith("settings")
             if _room_of(found.name) == "adapters" and not settings:
                 yield source.path, found.line, f"names {found.name}; only dragoman/mesh.py does"
 

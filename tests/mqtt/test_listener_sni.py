@@ -196,10 +196,12 @@ def test_a_further_certificate_that_does_not_serve_is_said_with_its_row(pki: Pki
     with pytest.raises(CannotStartError, match=r"bare\.pem is for no DNS name: say which by hosts"):
         play(config(pki.tls(pki.row("bare")), mqtts=ANYWHERE), scene)
     mixed = CertificateSettings(str(pki.files["local"][0]), str(pki.files["plant"][1]))
-    assert (pki.tls(pki.row("local"), mixed).fault() or ("",))[0] == "certificates[2].private_key"
+    assert [key for key, _ in pki.tls(pki.row("local"), mixed).faults()] == ["certificates[2].private_key"]
     absent = CertificateSettings(str(tmp_path / "absent.pem"), "absent.key")
-    assert (pki.tls(absent).fault() or ("",))[0] == "certificates[1].certificate"
-    assert pki.tls(pki.row("local"), pki.row("bare", "b.example")).fault() is None
+    found = [f"certificates[{number}].{key}" for number in (1, 2) for key in ("certificate", "private_key")]
+    assert [key for key, _ in pki.tls(absent, absent).faults()] == found
+    assert [key for key, _ in pki.tls(pki.row("bare")).faults()] == ["certificates[1].certificate"]
+    assert pki.tls(pki.row("local"), pki.row("bare", "b.example")).faults() == []
 
 
 @pytest.mark.parametrize("name", NAMES)
