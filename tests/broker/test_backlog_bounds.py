@@ -7,6 +7,9 @@ from collections import deque
 from mesh_fakes import Durable, World, words
 
 from dragoman.broker.backlog import SCAN_BYTES, Bounds
+from dragoman.broker.channel import Keep
+from dragoman.broker.settings import BrokerSettings
+from dragoman.routing.refusals import Refusal
 
 
 def behind(world: World, bounds: Bounds | None = None) -> Durable:
@@ -109,3 +112,31 @@ def test_what_was_finished_before_a_crash_is_not_lost_by_letting_go_of_it():
     assert reader.backlog.lost == 7
     reader.give(10)
     assert reader.payloads == [b"9"]
+
+
+def test_what_is_left_out_is_a_few_spans_however_often_the_queue_is_full():
+    world = World()
+    reader = behind(world, Bounds(8, 0, 0, new_goes=True))
+    taken = 0
+    for _ in range(60):
+        say(world, *words(6))
+        reader.give(2)
+        taken += 2
+        assert len(reader.backlog.row().left_out) <= 10
+    assert reader.backlog.lost > 200
+    reader.give(100)
+    assert len(reader.got) + reader.backlog.lost == 360, "each was given or is lost, never both"
+    assert reader.backlog.row().left_out == ()
+    world.check()
+
+
+def test_what_was_left_out_is_not_lost_again_when_its_channel_lets_go_of_it():
+    world = World(BrokerSettings(sweep_ms=1_000))
+    assert not isinstance(world.broker.declare(world.party(), "a", Keep.ALL, retention_messages=3), Refusal)
+    reader = behind(world, Bounds(4, 0, 0, new_goes=True))
+    say(world, *words(10))
+    assert (reader.backlog.waiting, reader.backlog.lost) == (4, 6)
+    world.sweep(2)
+    number = world.broker.channels.by_name["a"].number
+    assert world.log.bounds(number) == (7, 10), "those that waited, and three that were left out"
+    assert (reader.backlog.lost, world.metrics.lost) == (10, 10)

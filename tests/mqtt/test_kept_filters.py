@@ -270,6 +270,41 @@ def test_a_worker_at_most_once_holds_nothing() -> None:
     assert texts(other) == []
 
 
+def test_a_queue_that_is_made_anew_has_nothing_of_the_old_one() -> None:
+    world = World()
+    publisher, old = world.connected("p"), world.connected("old")
+    subscribe(old, "$queue/jobs/a")
+    (maker,) = (session for session in world.broker.sessions() if session.agent == "old")
+    assert world.broker.groups.close(maker, "jobs") is None
+    new = world.connected("new")
+    assert subscribe(new, "$queue/jobs/a") == [1]
+    for n in range(4):
+        publisher.publish("a", b"%d" % n, 1, packet_id=n + 1)
+    assert (texts(old), texts(new)) == ([], ["0", "1", "2", "3"])
+    old.vanish()
+    third = world.connected("third")
+    subscribe(third, "$queue/jobs")
+    for n in range(4, 6):
+        publisher.publish("a", b"%d" % n, 1)
+    assert sorted([*texts(new), *texts(third)]) == ["4", "5"]
+    third.vanish()
+    publisher.publish("a", b"6", 1)
+    assert texts(new) == ["6"], "who leaves the old one takes nothing of the new with it"
+
+
+@pytest.mark.parametrize("form", ["$share/g/a", "$queue/jobs/a"])
+def test_what_is_too_large_for_one_and_goes_to_another_is_not_counted_as_dropped(form: str) -> None:
+    world = World()
+    publisher, small = world.connected("p"), world.connected("w1", maximum_packet_size=64)
+    subscribe(small, form)
+    large = world.connected("w2")
+    subscribe(large, form)
+    for n in range(3):
+        publisher.publish("a", bytes(200), 1, packet_id=n + 1)
+    assert (texts(small), texts(large)) == ([], [bytes(200).decode()] * 3)
+    assert "larger-than-receiver-takes" not in world.metrics.dropped
+
+
 @pytest.mark.parametrize(("first", "second"), [("$queue/jobs/a", "$queue/jobs"), ("$q/a", "$queue/a/a")])
 def test_a_queue_in_two_spellings_is_left_with_the_last(first: str, second: str) -> None:
     world = World()

@@ -216,6 +216,21 @@ def test_packets_sent_ahead_of_a_slow_login_wait_for_it_and_a_refusal_drops_them
         assert client.closed is (len(expected) == 1)
 
 
+def test_more_packets_ahead_of_a_slow_login_than_we_hold_are_refused():
+    from dragoman.broker.principal import Principal
+
+    for ahead, codes in ((64, [0]), (65, [0x97])):
+        world = World()
+        slow = SlowLogin(world)
+        client = world.client()
+        client.say(Connect(5, "c", True), *[Pingreq()] * ahead)
+        slow.waiting[0](Principal("ann"))  # type: ignore[operator]
+        packets = client.packets()
+        assert [packet.code for packet in packets if isinstance(packet, Connack)] == codes
+        assert len(packets) == (1 + ahead if codes == [0] else 1)
+        assert client.closed is (codes != [0])
+
+
 def test_a_client_that_leaves_while_its_password_is_checked_leaves_nothing():
     from dragoman.broker.principal import Principal
 

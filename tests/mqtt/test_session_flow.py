@@ -18,6 +18,7 @@ from dragoman.adapters.mqtt.packets import (
     Subscribe,
     Subscription,
 )
+from dragoman.adapters.mqtt.promises import PLACED
 from dragoman.adapters.mqtt.settings import MqttSettings
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.settings import BrokerSettings
@@ -316,3 +317,19 @@ def test_answers_to_a_peer_that_never_reads_are_bounded():
         world.loop.turns()
     assert client.closed
     assert client.transport.aborted
+
+
+def test_there_are_never_more_deliveries_than_packet_ids_for_them():
+    world = World(MqttSettings(inflight_max=65_535))
+    client, publisher = world.connected("s", session_expiry_interval=600), world.connected("p")
+    client.subscribe("a", qos=2)
+    most = PLACED - 2
+    for first in range(0, most + 1, 500):
+        frames = [pub("a", b"", 2, n + 1) for n in range(first, min(first + 500, most + 1))]
+        publisher.say(*frames, *(Pubrel(frame.packet_id) for frame in frames))
+        publisher.packets()
+    sent = [packet.packet_id for packet in client.packets() if isinstance(packet, Publish)]
+    assert len(sent) == len(set(sent)) == most
+    client.say(Pubrec(sent[0]), Pubcomp(sent[0]))
+    again = [packet.packet_id for packet in client.packets() if isinstance(packet, Publish)]
+    assert len(again) == 1

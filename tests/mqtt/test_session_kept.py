@@ -563,3 +563,20 @@ def test_no_local_no_more_brings_nothing_that_it_kept_away():
     client.say(Subscribe(1, [Subscription("a", 1)]))
     client.publish("a", b"heard", 1, packet_id=9)
     assert taken(client) == [(b"0", 1), (b"1", 1), (b"heard", 1)]
+
+
+def test_what_goes_out_again_to_a_link_says_where_it_is_from_as_it_did_before():
+    world = World()
+    link = {"clean": False, "session_expiry_interval": 600, "user_properties": [("mesh-self", "another")]}
+    client = world.connected("s", **link)
+    client.subscribe("a", qos=1)
+    world.connected("p").publish("a", b"x", 1)
+    (first,) = client.packets()
+    client.vanish()
+    client = world.client()
+    assert client.connect("s", **link).session_present  # type: ignore[arg-type]
+    (again,) = client.packets()
+    assert isinstance(first, Publish)
+    assert isinstance(again, Publish)
+    assert b"mesh-origin" in first.properties
+    assert (again.properties, again.dup) == (first.properties, True)
