@@ -349,10 +349,16 @@ class Shares:
         return None
 
     def leave(self, session: Session, group: str, filter_: str) -> None:
-        """The session unsubscribes."""
+        """The session unsubscribes, or may not come back to where it is a member that is away."""
         share = self._shares.get((group, filter_))
-        if share is not None and share in self._of_session.get(session, ()):
+        if share is None:
+            return
+        if share in self._of_session.get(session, ()):
             self._out(share, self._unlink(session, share))
+            return
+        member = self._of_agent.get(session.agent, {}).get(share)
+        if member is not None and member.session is None:
+            self._out(share, member)
 
     def gone(self, session: Session) -> None:
         """The session is detached. Kept members are away, the others are members no longer."""

@@ -203,11 +203,15 @@ def _wanted_by_twin(session: MqttSession, filter_: str) -> bool:
 
 
 def restore(session: MqttSession) -> None:
-    """Makes the subscriptions of a resumed session live again; what the gate now denies is dropped and counted."""
+    """Makes the subscriptions of a resumed session live again; what the gate now denies ends, counted and for good."""
+    denied = False
     for filter_, row in list(session.standing.filters.items()):
         if isinstance(_enter(session, filter_, row, kept_filters.parse(filter_, None)), Refusal):
-            session.realm.standings.drop_filter(session.standing, filter_)
+            _end(session, filter_)
             session.realm.metrics.drop("subscription-no-longer-allowed")
+            denied = True
+    if denied:
+        session.realm.standings.save(session.standing)
 
 
 def unsubscribe(session: MqttSession, packet: Unsubscribe) -> None:
@@ -228,22 +232,27 @@ def _out(session: MqttSession, filter_: str) -> int:
         filter_ = made
     if kept_filters.leave_stream(session, filter_):
         return Code.SUCCESS
+    return Code.SUCCESS if _end(session, filter_) else Code.NO_SUBSCRIPTION_EXISTED
+
+
+def _end(session: MqttSession, filter_: str) -> bool:
+    """The session has the filter no more, and nothing is kept for it; whether it had it. Not written."""
     if not session.realm.standings.drop_filter(session.standing, filter_):
-        return Code.NO_SUBSCRIPTION_EXISTED
+        return False
     asked = kept_filters.parse(filter_, None)
     if asked is not None:
         assert isinstance(asked, kept_filters.Asked), "it was taken in"
         assert asked.queue is not None, "streams end with their connection"
         kept_filters.leave_queue(session, asked.queue)
-        return Code.SUCCESS
+        return True
     shared = parse_shared(filter_)
     if shared is not None:
         assert not isinstance(shared, Refusal), "it was taken in"
         session.realm.broker.groups.unshare(session, *shared)
-        return Code.SUCCESS
+        return True
     subscription = session.subscriptions.pop(filter_, None)
     if subscription is not None:
         session.realm.broker.unsubscribe(subscription)
     if session.standing.backlog is not None and not _wanted_by_twin(session, filter_):
         session.standing.backlog.unwatch(exclusive.plain(filter_))
-    return Code.SUCCESS
+    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dragoman.adapters.mqtt.packets import Publish
+from dragoman.adapters.mqtt.packets import Publish, Unsuback
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from tests.mqtt.wire import Client, World
 
@@ -70,3 +70,43 @@ def test_a_kept_session_loses_what_it_may_no_longer_receive():
     client = world.client()
     client.connect("s", clean=False, session_expiry_interval=100)
     assert topics(client) == ["a/open"]
+
+
+def test_what_a_resumed_session_may_subscribe_to_no_more_ends_as_if_unsubscribed():
+    """Its queue, its place in a share and its row: nothing is kept for it, nor comes back after a crash."""
+    kept = {"clean": False, "session_expiry_interval": 1_000}
+    world = World(durable=True)
+    filters = ["$share/g/x/1", "$queue/q/x/1", "$exclusive/x/2", "x/2", "ok"]
+    client = world.connected("s", **kept)
+    assert client.subscribe(*filters, qos=1) == [1] * 5
+    client.disconnect()
+    speak(world, "x/1", "x/2", "ok")
+    world = world.crash(gate=GateSettings(rules=(RuleSettings("deny", actions=("subscribe",), filters=("x/#",)),)))
+    client = world.connected("s", **kept)
+    speak(world, "x/1", "x/2", "ok")
+    assert topics(client) == ["ok", "ok"]
+    assert world.metrics.dropped["subscription-no-longer-allowed"] == 4
+    standing = world.realm.standings.by_client["s"]
+    assert standing.backlog is not None
+    assert (list(standing.filters), list(standing.backlog.filters)) == (["ok"], ["ok"])
+    assert list(world.broker.groups.list_shares()) == []
+    client.unsubscribe(*filters)
+    (unsuback,) = client.packets()
+    assert isinstance(unsuback, Unsuback)
+    assert unsuback.codes == [0x11, 0x11, 0x11, 0x11, 0]
+
+
+def test_an_exclusive_filter_that_was_denied_is_free_for_good():
+    """Killed while the client is there that may have it no more, the mesh does not give it back to that client."""
+    kept = {"clean": False, "session_expiry_interval": 1_000}
+    world = World(durable=True)
+    client = world.connected("s", **kept)
+    client.subscribe("$exclusive/x", qos=1)
+    client.disconnect()
+    world = world.crash(gate=GateSettings(rules=(RuleSettings("deny", actions=("subscribe",), filters=("x",)),)))
+    world.connected("s", **kept)
+    world.broker.gate.replace(GateSettings())
+    assert world.connected("t", **kept).subscribe("$exclusive/x", qos=1) == [1]
+    world = world.crash(gate=GateSettings())
+    of = {name: list(standing.filters) for name, standing in world.realm.standings.by_client.items()}
+    assert of == {"s": [], "t": ["$exclusive/x"]}
