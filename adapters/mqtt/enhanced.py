@@ -63,7 +63,9 @@ def take(session: MqttSession, enhanced: Enhanced, packet: Packet) -> Answer:
         return Code.PROTOCOL_ERROR, "before the CONNACK comes AUTH 0x18 or DISCONNECT, and nothing else [3.1.2-30]"
     if packet.properties.authentication_method != enhanced.method:
         return Code.BAD_AUTHENTICATION_METHOD, f"CONNECT named the method {enhanced.method!r} [4.12.0-5]"
-    assert enhanced.login is not None, "CHECKING lasts as long as the login"
+    if enhanced.login is None:
+        # Who it is is known. What its CONNECT asks for may still wait for the disk.
+        return Code.PROTOCOL_ERROR, "AUTH 0x18 that continues no authentication"
     return _step(session, enhanced, enhanced.login, packet.properties.authentication_data or b"")
 
 

@@ -187,6 +187,29 @@ def test_nothing_but_auth_and_disconnect_before_the_connack(packet: Packet) -> N
         client.expect(Connack(False, 0x82), closed=True)
 
 
+@pytest.mark.parametrize("shut", [False, True])
+def test_auth_behind_the_proof_while_the_old_session_goes(shut: bool) -> None:
+    """Who it is is known, and the CONNACK waits for the commit that ends the kept session."""
+    mesh, data = world(), bearer(TOKEN)
+    options = {"authentication_method": BEARER, "authentication_data": data, "session_expiry_interval": 100}
+    connect = Connect(5, "c", True, properties=Properties(**options))  # type: ignore[arg-type]
+    old, new = mesh.client(), mesh.client()
+    old.say(connect)
+    mesh.door.shut = shut
+    new.say(connect, auth(b"x", method=BEARER))
+    (connack,) = new.packets()
+    assert isinstance(connack, Connack)
+    assert (connack.code, new.closed) == (0x82, True)
+    mesh.commit()
+    assert new.packets() == []
+    mesh.door.shut = False
+    again = mesh.client()
+    again.say(connect)
+    (connack,) = again.packets()
+    assert isinstance(connack, Connack)
+    assert (connack.code, connack.session_present) == (0, False)
+
+
 def test_auth_of_another_method_before_the_connack() -> None:
     """[4.12.0-5]"""
     client, scram = world().client(), ScramClient("ann", "secret")
