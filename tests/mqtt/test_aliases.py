@@ -70,9 +70,14 @@ def test_an_alias_above_the_maximum_is_refused(number: int, most: int):
 
 
 def test_the_highest_alias_is_taken():
-    client = World(mqtt=MqttSettings(topic_alias_max=65_535)).connected("c")
-    client.say(Publish(b"a", b"", properties=alias(65_535)))
-    client.expect()
+    for most in (1, 16, 65_535):
+        world = World(mqtt=MqttSettings(topic_alias_max=most))
+        watcher, client = world.connected("w"), world.client()
+        watcher.subscribe("#")
+        assert client.connect("c").properties.topic_alias_maximum == most
+        client.say(Publish(b"a", b"1", properties=alias(most)), Publish(b"", b"2", properties=alias(most)))
+        client.expect()
+        watcher.expect(pub("a", b"1"), pub("a", b"2"))
 
 
 def test_cut_anywhere_it_stands_for_the_same():

@@ -17,6 +17,8 @@ from dragoman.adapters.mqtt.packets import (
     Suback,
     Subscribe,
     Subscription,
+    Unsuback,
+    Unsubscribe,
 )
 from dragoman.adapters.mqtt.promises import PLACED
 from dragoman.adapters.mqtt.settings import MqttSettings
@@ -226,6 +228,9 @@ def test_a_full_window_holds_back_neither_qos_0_nor_answers():
     publisher.publish("b", b"3", 0)
     subscriber.say(Pingreq())
     subscriber.expect(pub("a", b"1", 1, 1), pub("b", b"3"), Pingresp())
+    subscriber.say(Subscribe(7, [Subscription("c")]), Unsubscribe(8, ["c"]), pub("d", b"", 1, 9), pub("d", b"", 2, 10))
+    subscriber.say(Pubrel(10))
+    subscriber.expect(Suback(7, [0]), Unsuback(8, [0]), Puback(9, 0x10), Pubrec(10, 0x10), Pubcomp(10))
 
 
 def test_maximum_packet_size_of_the_client_counts_the_whole_packet_and_drops_are_counted():

@@ -18,6 +18,7 @@ from dragoman.adapters.mqtt.packets import (
     Subscription,
     Unsuback,
     Unsubscribe,
+    Will,
 )
 from dragoman.adapters.mqtt.properties import Properties
 from dragoman.adapters.mqtt.settings import MqttSettings
@@ -227,6 +228,8 @@ def test_a_will_and_a_message_without_retain_leave_the_value_alone():
     publisher.publish("a", b"1", retain=True)
     publisher.publish("a", b"2")
     publisher.publish("a", b"")
+    for will in (Will(b"a", b"gone"), Will(b"a", b"", 1)):
+        world.connected("w", will=will).vanish()
     client = world.connected("c")
     client.subscribe("a")
     client.expect(pub("a", b"1", retain=True))
@@ -337,9 +340,11 @@ def test_subscribing_again_replaces_the_options_and_loses_nothing():
     assert len(list(world.broker.subscriptions(client.connection.session))) == 1
 
 
-def test_unsubscribe_says_which_there_were_and_lets_what_is_under_way_finish():
+@pytest.mark.parametrize("kept", [False, True])
+def test_unsubscribe_says_which_there_were_and_lets_what_is_under_way_finish(kept: bool):
     world, publisher, _ = pair()
-    client = world.connected("c")
+    options = {"clean": False, "session_expiry_interval": 600} if kept else {}
+    client = world.connected("c", **options)
     client.subscribe("a", "b", qos=2)
     publisher.publish("a", b"x", 2)
     client.expect(pub("a", b"x", 2, 1))
@@ -349,6 +354,14 @@ def test_unsubscribe_says_which_there_were_and_lets_what_is_under_way_finish():
     client.expect()
     client.say(Pubrec(1))
     client.expect(Pubrel(1))
+    client.say(Pubcomp(1))
+    if kept:
+        client.vanish()
+        publisher.publish("a", b"z", 2, packet_id=3)
+        client = world.client()
+        assert client.connect("c", **options).session_present
+        publisher.publish("b", b"z", 1, packet_id=4)
+        client.expect()
     old = world.connected("o", 4)
     old.say(Unsubscribe(7, ["a"]))
     old.expect(Unsuback(7, []))

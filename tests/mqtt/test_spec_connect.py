@@ -104,7 +104,9 @@ def test_what_is_kept_is_kept_under_the_client_id():
     """[3.1.3-2] [3.1.2-6]: of two clients each finds its own."""
     world = World()
     for client_id in ("one", "two"):
-        client = world.connected(client_id, clean=False, session_expiry_interval=60)
+        client = world.client()
+        assert not client.connect(client_id, clean=False, session_expiry_interval=60).session_present
+        assert set(world.realm.standings.by_client) >= {client_id}
         client.subscribe(client_id, qos=1)
         client.vanish()
     for client_id in ("one", "two"):

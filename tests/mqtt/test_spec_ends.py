@@ -8,6 +8,7 @@ from dragoman.adapters.mqtt.codes import FROM_SERVER
 from dragoman.adapters.mqtt.packets import (
     Disconnect,
     Pingreq,
+    Puback,
     Pubrec,
     Pubrel,
     Suback,
@@ -55,7 +56,7 @@ def test_reserved_bits_end_the_connection(kind: int, right: int, rest: str) -> N
 # -- what an acknowledgement says --------------------------------------------------------------------
 
 
-def answers(most: int | None) -> list[tuple[bytes, object]]:
+def answers(most: int | None, **options: int) -> list[tuple[bytes, object]]:
     """Each kind of acknowledgement there is, from a mesh that has something to say, and its bytes."""
     found = []
     for say in (
@@ -68,7 +69,7 @@ def answers(most: int | None) -> list[tuple[bytes, object]]:
         lambda client: client.raw(b"\x00\x00"),
         lambda client: client.publish("/".join("x" * 200)),
     ):
-        client = World(gate=DENIED).connected("c", maximum_packet_size=most)
+        client = World(gate=DENIED).connected("c", maximum_packet_size=most, **options)
         before = len(client.transport.got)
         say(client)  # type: ignore[no-untyped-call]
         raw = bytes(client.transport.got[before:])
@@ -89,6 +90,38 @@ def test_no_acknowledgement_is_made_larger_than_the_client_takes() -> None:
             assert packet.properties.user_properties == []  # type: ignore[attr-defined]
     reasons = [bool(packet.properties.reason_string) for _, packet in free]  # type: ignore[attr-defined]
     assert reasons == [True, True, False, False, False, False, True, True]
+
+
+@pytest.mark.parametrize("wanted", [None, 0, 1])
+def test_who_wants_no_problem_information_gets_reasons_in_disconnect_alone(wanted: int | None) -> None:
+    """[3.1.2-29]: and user properties nowhere."""
+    options = {} if wanted is None else {"request_problem_information": wanted}
+    found = [packet for _, packet in answers(None, **options)]
+    kinds = ["Puback", "Pubrec", "Pubcomp", "Pubrel", "Suback", "Unsuback", "Disconnect", "Disconnect"]
+    assert sorted(type(packet).__name__ for packet in found) == sorted(kinds)
+    told = {type(packet).__name__ for packet in found if packet.properties.reason_string}  # type: ignore[attr-defined]
+    assert told == ({"Disconnect"} if wanted == 0 else {"Puback", "Pubrec", "Disconnect"})
+    for packet in found:
+        said = packet.properties  # type: ignore[attr-defined]
+        said.reason_string = None
+        assert not said.encode()
+
+
+def test_a_refused_commit_gives_no_reason_to_who_wants_none() -> None:
+    """[3.1.2-29]"""
+    for wanted in (0, 1):
+        world = World()
+        world.connected("k", session_expiry_interval=60).subscribe("kept", qos=2)
+        client = world.connected("c", request_problem_information=wanted)
+        world.door.shut = True
+        client.publish("kept", b"1", 1, packet_id=1)
+        client.publish("kept", b"2", 2, packet_id=2)
+        world.refuse()
+        puback, pubrec = client.packets()
+        assert isinstance(puback, Puback)
+        assert isinstance(pubrec, Pubrec)
+        assert (puback.code, pubrec.code) == (0x97, 0x97)
+        assert bool(puback.properties.reason_string) is bool(pubrec.properties.reason_string) is bool(wanted)
 
 
 def code_of(packet: object) -> list[int]:

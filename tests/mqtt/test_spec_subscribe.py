@@ -18,7 +18,7 @@ from dragoman.adapters.mqtt.packets import (
     Unsubscribe,
 )
 from dragoman.adapters.mqtt.properties import Properties
-from tests.mqtt.wire import Client, World, pub
+from tests.mqtt.wire import Client, World, at, pub
 
 KEPT = {"clean": False, "session_expiry_interval": 600}
 
@@ -91,10 +91,13 @@ def test_several_filters_are_several_unsubscriptions_with_one_answer() -> None:
     client.expect(Unsuback(3, [0, 0x11, 0, 0x11]))
 
 
-def test_a_subscription_replaced_at_retain_handling_0_gets_what_is_retained_again_and_misses_nothing() -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_subscription_replaced_at_retain_handling_0_gets_what_is_retained_again_and_misses_nothing(
+    kept: bool,
+) -> None:
     """[3.8.4-3] [3.8.4-4]"""
     world = World()
-    client, publisher = world.connected("c"), world.connected("p")
+    client, publisher = world.connected("c", **(KEPT if kept else {})), world.connected("p")
     publisher.publish("a", b"kept", 1, retain=True)
     client.subscribe("a", qos=1, identifier=1)
     client.expect(pub("a", b"kept", 1, 1, retain=True, subscription_identifiers=[1]))
@@ -102,7 +105,7 @@ def test_a_subscription_replaced_at_retain_handling_0_gets_what_is_retained_agai
     client.say(Subscribe(2, [Subscription("a", 0)], Properties(subscription_identifiers=[2])))
     publisher.publish("a", b"after", 1)
     client.expect(
-        pub("a", b"before", 1, 2, subscription_identifiers=[1]),
+        pub("a", b"before", 1, at(1) if kept else 2, subscription_identifiers=[1]),
         Suback(2, [0]),
         pub("a", b"kept", retain=True, subscription_identifiers=[2]),
         pub("a", b"after", subscription_identifiers=[2]),
