@@ -89,7 +89,7 @@ class Broker:
         self.core.lost = self.slow.lost
         self.dedupe = Dedupe(self.core)
         self.producers = Producers(self.core)
-        self.topics = Topics(self.core, self.channels, self.declare, self._may)
+        self.topics = Topics(self.core, self.channels, self.declare, self.core.refusal)
         self.bans = Bans(clock, log, settings.bans_max)
         self.timers = Timers(clock, loop.call_later, log, agents.timers_durable_max)
         self.redirects = Redirects(self.timers, clock, self.sessions)
@@ -105,6 +105,7 @@ class Broker:
         self.calls = Calls(clock, self.timers, self.directory, gate, log, tell, later, self.when_safe, agents)
         self.groups = WorkGroups(self.core, self.backlogs, self.channels, self.timers, groups)
         self.verbs = Verbs(clock, self.directory, self.calls, gate, self.later, self.publish, agents)
+        self.core.owned = self.verbs.owns
         self.mailboxes = Mailboxes(
             self.groups.shop,
             groups,
@@ -113,7 +114,9 @@ class Broker:
             release=self.directory.release,
         )
         self.post = Post(self.directory, self.verbs, self.mailboxes)
-        self.delayed = Delayed(self.core, self.timers, self.bans, self._may, self.acts, self.say, self.when_safe)
+        self.delayed = Delayed(
+            self.core, self.timers, self.bans, self.core.refusal, self.acts, self.say, self.when_safe
+        )
         self.schemes.enter(DELAYED, self.delayed)
         add_probes(metrics, self.core, self.calls, self.verbs, self.slow, self.bans, self.delayed)
         #: what each protocol keeps for absent clients; an adapter that keeps some adds itself
@@ -264,7 +267,7 @@ class Broker:
 
         ``limiters``: what is asked per message; None = the gate's for the session's principal.
         """
-        refusal = self._ending() or check_name(name) or self._may(session, Action.PUBLISH, name)
+        refusal = self._ending() or check_name(name) or self.core.refusal(session, Action.PUBLISH, name)
         if refusal is not None:
             return self._no(refusal)
         channel = self._open(session, name)
@@ -365,9 +368,8 @@ class Broker:
         allows. ``start``: where an exact subscription begins; a place in an older creation of the
         channel is a gap. What comes afterwards is pushed; see ``Session.deliver``.
         """
-        refusal = self._ending() or check_filter(filter_)
-        if refusal is None and not self.verbs.owns(filter_):
-            refusal = self._may(session, Action.SUBSCRIBE, filter_)
+        verb = self.verbs.owns(filter_)
+        refusal = self._ending() or (check_filter(filter_) if verb else self.core.no_reader(session, filter_))
         if refusal is not None:
             return self._no(refusal)
         mine = self._sessions[session]
@@ -378,7 +380,7 @@ class Broker:
                     f"the session has {len(mine)} subscriptions, broker.subscriptions_per_session_max allows no more",
                 )
             )
-        if self.verbs.owns(filter_):
+        if verb:
             heard = self.verbs.subscribe(session, filter_, wish=wish, identifier=identifier)
             if isinstance(heard, Refusal):
                 return self._no(heard)
@@ -415,10 +417,7 @@ class Broker:
 
         It goes on its own credit: call its ``resume`` whenever the session's returns.
         """
-        refusal = self._ending() or check_filter(filter_)
-        if refusal is None and self.verbs.owns(filter_):
-            refusal = Refusal(Reason.FILTER_INVALID, f"{shown(filter_)} asks the mesh to do something: nothing is kept")
-        refusal = refusal or self._may(session, Action.SUBSCRIBE, filter_)
+        refusal = self._ending() or self.core.no_reader(session, filter_)
         if refusal is not None:
             return self._no(refusal)
         return Stream(self.core, self.channels, session, filter_, from_ms, wish=wish, identifier=identifier)
@@ -479,7 +478,7 @@ class Broker:
         self, session: Session, name: str, offset: int | None, max_bytes: int, then: Callable[[Page | Refusal], None]
     ) -> None:
         """Reads one page of a channel from ``offset`` (None = the oldest); ``then`` is called once, now or later."""
-        refusal = check_name(name) or self._may(session, Action.READ, name)
+        refusal = check_name(name) or self.core.refusal(session, Action.READ, name)
         channel = self.channels.find(name)
         if refusal is None and channel is None:
             refusal = Refusal(Reason.UNKNOWN_CHANNEL, f"there is no channel {name!r} now; the first publish creates it")
@@ -543,7 +542,7 @@ class Broker:
         """Asks a channel to keep what is said in it, within these limits and no others. Created if need be."""
         refusal = self._ending() or check_name(name) or self._undeclarable(session, name)
         if refusal is None:
-            refusal = self._may(session, Action.CREATE, name)
+            refusal = self.core.refusal(session, Action.CREATE, name)
         if refusal is not None:
             return self._no(refusal)
         channel = self._open(session, name)
@@ -567,21 +566,15 @@ class Broker:
         channel = self.channels.find(name)
         if channel is not None:
             return channel
-        refusal = None if name.startswith(OURS) else self._may(session, Action.CREATE, name)
+        refusal = None if name.startswith(OURS) else self.core.refusal(session, Action.CREATE, name)
         return refusal or self.channels.open(name, session.principal.name)
 
     def _ending(self) -> Refusal | None:
         return Refusal(Reason.SHUTTING_DOWN, "the mesh is shutting down") if self._stopping else None
 
-    def _may(self, session: Session, action: Action, resource: str) -> Refusal | None:
-        if not self.core.permits(session.principal, session.agent, resource):
-            return Refusal(Reason.NOT_AUTHORIZED, f"the room {shown(resource)} is not open to you, or not open at all")
-        verdict = self.gate.check(session.principal, action, resource, session.agent)
-        return verdict if isinstance(verdict, Refusal) else None
-
     def _join(self, name: str, session: Session) -> None:
         """An exact subscription makes its agent a member, unless a rule keeps it from being seen as one."""
-        if self._may(session, Action.JOIN, name) is None:
+        if self.core.refusal(session, Action.JOIN, name) is None:
             self.directory.joined(name, session)
 
     def _room_closed(self, name: str) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dragoman.broker.gate import Action
-from dragoman.routing.refusals import Refusal
+from dragoman.routing.names import check_filter, shown
+from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.broker.bundles import Bundles
@@ -87,6 +88,7 @@ class Core:
         "metrics",
         "monotonic_ms",
         "now_ms",
+        "owned",
         "permits",
         "pump",
         "readers",
@@ -119,6 +121,8 @@ class Core:
         self.stopping = False
         #: whether rooms let (principal, agent) into a channel; what is no room lets everybody in
         self.permits: Callable[[Principal, str, str], bool] = _everybody
+        #: whether a name or filter asks the mesh to do something, so that it is no channel's
+        self.owned: Callable[[str], bool] = _nothing
         #: hears of each gap that a session is told of, and of how many messages
         self.lost: Callable[[Session, int], None] = _unheard
         self.filters: FilterTrie[Subscription] = FilterTrie()
@@ -146,6 +150,20 @@ class Core:
         """Whether they let it have what is said in this channel, as long as it listens."""
         return self._may(session, Action.FOLLOW, name)
 
+    def refusal(self, session: Session, action: Action, resource: str) -> Refusal | None:
+        """Why rooms, schemes or rules do not let it do that."""
+        if not self.permits(session.principal, session.agent, resource):
+            return Refusal(Reason.NOT_AUTHORIZED, f"the room {shown(resource)} is not open to you, or not open at all")
+        verdict = self.gate.check(session.principal, action, resource, session.agent)
+        return verdict if isinstance(verdict, Refusal) else None
+
+    def no_reader(self, session: Session, filter_: str) -> Refusal | None:
+        """Why it may not read the channels that match, by whatever kind of subscription to them."""
+        refusal = check_filter(filter_)
+        if refusal is None and self.owned(filter_):
+            refusal = Refusal(Reason.FILTER_INVALID, f"{shown(filter_)} asks the mesh to do something: nothing is kept")
+        return refusal or self.refusal(session, Action.SUBSCRIBE, filter_)
+
     def _may(self, session: Session, action: Action, name: str) -> bool:
         return self.permits(session.principal, session.agent, name) and not isinstance(
             self.gate.check(session.principal, action, name, session.agent), Refusal
@@ -154,6 +172,10 @@ class Core:
 
 def _unheard(session: Session, count: int) -> None:
     pass
+
+
+def _nothing(name: str) -> bool:
+    return False
 
 
 def _everybody(principal: Principal, agent: str, name: str) -> bool:

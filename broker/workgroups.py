@@ -14,7 +14,7 @@ from dragoman.broker.queues import Queues
 from dragoman.broker.rows import decode_row
 from dragoman.broker.shares import Share, Shares
 from dragoman.broker.workgroup import WorkGroup, Workshop
-from dragoman.routing.names import check_filter, check_name, shown, to_level
+from dragoman.routing.names import check_name, shown, to_level
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class WorkGroups:
         None means: the default, or for a group that exists, whatever it has. Asking for another filter or other
         terms than it has is a CONFLICT. ``WorkGroup.ticket`` says when a new one is safe.
         """
-        refusal = self._name_fault(name) or check_filter(filter_) or self._may(session, Action.SUBSCRIBE, filter_)
+        refusal = self._name_fault(name) or self._core.no_reader(session, filter_)
         if refusal is not None:
             return self._no(refusal)
         asked = {
@@ -104,7 +104,7 @@ class WorkGroups:
         terms = replace(self._default_terms(name), **given)  # type: ignore[arg-type]
         refusal = self._terms_fault(terms) or self._quota(session.principal)
         if refusal is None and dead_letter is not None:
-            refusal = check_name(dead_letter) or self._may(session, Action.PUBLISH, dead_letter)
+            refusal = check_name(dead_letter) or self._core.refusal(session, Action.PUBLISH, dead_letter)
         if refusal is not None:
             return self._no(refusal)
         row = group_row(name, filter_, session.principal, session.agent, terms)
@@ -162,7 +162,7 @@ class WorkGroups:
         ``kept``: its session outlives its connection. While a share has such a member, messages wait for it
         when nobody is connected.
         """
-        refusal = check_filter(filter_) or self._may(session, Action.SUBSCRIBE, filter_)
+        refusal = self._core.no_reader(session, filter_)
         if refusal is None:
             refusal = self.shares.join(
                 session, group, filter_, wish=wish, identifier=identifier, keep_retain=keep_retain, kept=kept
@@ -205,7 +205,7 @@ class WorkGroups:
             terms,
             owner=owner,
             agent=agent,
-            guard=lambda session: self._may(session, Action.SUBSCRIBE, filter_),
+            guard=lambda session: self._core.no_reader(session, filter_),
             each=True,
             own_dead_letters=terms.dead_letter == self._default_terms(name).dead_letter,
         )
@@ -259,10 +259,6 @@ class WorkGroups:
         else:
             return None
         return Refusal(Reason.NAME_INVALID, detail)
-
-    def _may(self, session: Session, action: Action, resource: str) -> Refusal | None:
-        verdict = self._core.gate.check(session.principal, action, resource, session.agent)
-        return verdict if isinstance(verdict, Refusal) else None
 
     def _no(self, refusal: Refusal) -> Refusal:
         self._core.metrics.refuse(refusal.reason)

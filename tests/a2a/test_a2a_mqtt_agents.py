@@ -194,6 +194,8 @@ def test_only_who_was_asked_answers_and_nobody_else_reads_it():
     (got,) = asked(client)
     other = w.connected("other")
     assert other.subscribe(got.reply) == [0x87]
+    for kind in ("$share/g", "$queue/q", "$stream/s", "$exclusive"):
+        assert other.subscribe(f"{kind}/{got.reply}", f"{kind}/{got.reply.rsplit('/', 1)[0]}/#") == [0x87] * 2
     assert other.subscribe("$a2a/v1/reply/#") == [0]
     assert reply(other, got, status(got, "TASK_STATE_COMPLETED")) == 0x87
     assert caller.outcome is None

@@ -307,7 +307,11 @@ def test_nobody_subscribes_there():
     for version, code in ((4, 0x80), (5, 0x87)):
         client = world.connected("c", version)
         assert client.subscribe("$delayed/#", "$delayed/5/a", "$delayed/+/a", "$stream/x/$delayed/#") == [code] * 4
+        for kind in ("$share/g", "$queue/q", "$exclusive"):
+            assert client.subscribe(f"{kind}/$delayed/#", f"{kind}/$delayed/5/a") == [code] * 2
         assert client.subscribe("#") == [0]
+    assert list(world.broker.groups.list()) == []
+    assert list(world.broker.groups.list_shares()) == []
     client.publish("$delayed/5/a", b"x")
     client.expect()
 

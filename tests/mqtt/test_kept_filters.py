@@ -196,6 +196,14 @@ def test_who_only_unsubscribes_may_still_acknowledge_what_it_holds() -> None:
     assert texts(other) == ["2"]
 
 
+def test_what_asks_the_mesh_to_do_something_is_no_queue_and_not_shared() -> None:
+    world = World()
+    client = world.connected("c")
+    for kind in ("$share/g", "$queue/q", "$stream/s"):
+        assert subscribe(client, f"{kind}/mesh/serve/add/+") == [0x8F]
+    assert list(world.broker.groups.list()) == []
+
+
 def test_a_worker_that_rules_deny_since_gets_nothing_more_though_the_owner_may_read() -> None:
     world = World()
     owner, worker = world.connected("o"), world.connected("w")
