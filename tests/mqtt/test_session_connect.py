@@ -217,6 +217,12 @@ def test_packets_sent_ahead_of_a_slow_login_wait_for_it_and_a_refusal_drops_them
         assert [type(packet).__name__ for packet in client.packets()] == expected
         assert client.closed is (len(expected) == 1)
         watcher.expect(*[pub("a", b"x")] * (len(expected) > 1))
+    world = World()
+    watcher, client = world.connected("w"), world.client()
+    watcher.subscribe("a")
+    client.say(Connect(5, "x" * 2_000, True), Subscribe(1, [Subscription("a")]), pub("a", b"x"), Pingreq())
+    client.expect(Connack(False, 0x85), closed=True)
+    watcher.expect()
 
 
 def test_more_packets_ahead_of_a_slow_login_than_we_hold_are_refused():

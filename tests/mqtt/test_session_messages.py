@@ -164,16 +164,19 @@ def test_retain_handling():
         client.expect(*expected)
 
 
-def test_retain_as_published_keeps_the_flag_of_live_messages():
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("properties", [{}, {"content_type": "t"}])
+def test_retain_as_published_keeps_the_flag_of_live_messages(qos: int, properties: dict[str, str]):
     world = World()
     keeping, plain = world.connected("k"), world.connected("n")
-    keeping.subscribe(Subscription("a", retain_as_published=True))
-    plain.subscribe("a")
+    keeping.subscribe(Subscription("a", qos, retain_as_published=True))
+    plain.subscribe("a", qos=qos)
     publisher = world.connected("p")
-    publisher.publish("a", b"1", retain=True)
-    publisher.publish("a", b"2")
-    keeping.expect(pub("a", b"1", retain=True), pub("a", b"2"))
-    plain.expect(pub("a", b"1"), pub("a", b"2"))
+    ids = (1, 2) if qos else (0, 0)
+    publisher.publish("a", b"1", qos, retain=True, packet_id=ids[0], **properties)
+    publisher.publish("a", b"2", qos, packet_id=ids[1], **properties)
+    keeping.expect(pub("a", b"1", qos, ids[0], retain=True, **properties), pub("a", b"2", qos, ids[1], **properties))
+    plain.expect(pub("a", b"1", qos, ids[0], **properties), pub("a", b"2", qos, ids[1], **properties))
 
 
 def test_retained_replay_carries_identifier_and_respects_the_window():

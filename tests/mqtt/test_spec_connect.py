@@ -203,14 +203,19 @@ def test_one_connack_and_before_everything_else():
     """[3.2.0-1] [3.2.0-2] [3.14.0-1]"""
     world = World()
     kept = world.connected("c", session_expiry_interval=60)
-    kept.subscribe("a", qos=1)
+    kept.subscribe("a", qos=2)
+    publisher = world.connected("p")
+    publisher.publish("a", b"under way", 1)
+    publisher.publish("a", b"half done", 2, packet_id=2)
+    kept.say(Pubrec(1))
+    assert [type(packet).__name__ for packet in kept.packets()] == ["Publish", "Publish", "Pubrel"]
     kept.disconnect()
-    world.connected("p").publish("a", b"x", 1)
+    publisher.publish("a", b"x", 1, packet_id=3)
     client = world.client()
     connect = Connect(5, "c", False)
     client.say(connect, Subscribe(1, [Wanted("b")]))
     kinds = [type(packet) for packet in client.packets()]
     assert kinds[0] is Connack
-    assert sorted(kind.__name__ for kind in kinds) == ["Connack", "Publish", "Suback"]
+    assert sorted(kind.__name__ for kind in kinds) == ["Connack", "Publish", "Publish", "Pubrel", "Suback"]
     client.say(connect)
     client.expect(Disconnect(0x82), closed=True)
