@@ -466,3 +466,15 @@ def test_a_byte_at_a_time_and_all_at_once_are_the_same():
     publisher.expect(*[Puback(n) for n in (1, 2, 3, 4)] * 2)
     assert payloads(subscriber) == [b"1", b"2", b"3", b"4"] * 2
     assert world.metrics.messages_in == 8
+
+
+def test_what_expires_before_its_commit_is_delivered_to_nobody():
+    """[3.3.2-5]"""
+    world, publisher, subscriber = pair()
+    world.connected("k", session_expiry_interval=60).subscribe("a", qos=1)
+    world.door.shut = True
+    publisher.publish("a", b"late", 1, message_expiry_interval=1)
+    publisher.publish("a", b"in time", 1, packet_id=2, message_expiry_interval=9)
+    world.advance(5_000)
+    world.commit()
+    subscriber.expect(pub("a", b"in time", 1, 1, message_expiry_interval=4))
