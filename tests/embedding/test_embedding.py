@@ -192,8 +192,8 @@ def test_what_the_program_delays_no_rule_judges_also_not_after_a_restart(tmp_pat
     config = replace(Config.embedded(str(tmp_path / "data")), gate=GateSettings(default="deny"))
 
     async def first(mesh: Mesh) -> None:
-        await mesh.publish("$delayed/0/state", b"1", durable=False)
         async with mesh.subscribe("state") as reading:
+            await mesh.publish("$delayed/0/state", b"1", durable=False)
             assert (await anext(reading)).payload == b"1"
         await mesh.publish("$delayed/1/state", b"2", retain=True)
 
