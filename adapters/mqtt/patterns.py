@@ -2,7 +2,8 @@
 
 What an expression tries grows with the ways to divide a text among its repeats. A repeat within a repeat makes that
 exponential, so it is refused, as are back references. A repeat whose end is settled costs nothing: ``[^/]+`` before a
-``/``, ``.+`` at the end. Each other one multiplies by the length of the text, so there may be two.
+``/``, ``.+`` at the end. Each other one multiplies by the length of the text, each ``?`` by two and each choice by
+its alternatives: all of it may not be more than two open repeats are.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-OPEN_MAX: Final = 2
-"""Repeats that may end in several places; an expression that may begin anywhere is one as well."""
+LENGTH: Final = 512
+"""What a repeat that may end in several places counts; an expression that may begin anywhere is one as well."""
+
+WAYS_MAX: Final = LENGTH**2
+"""Ways to try a text: two such repeats, or one and nine ``?``."""
 
 _TOKEN: Final = re.compile(
     r"""(?P<times> \{\d+\} )
@@ -23,6 +27,7 @@ _TOKEN: Final = re.compile(
       | (?P<atom> \\. | \[\^?\]?(?:\\.|[^\]\\])*\] | . )""",
     re.VERBOSE | re.DOTALL,
 )
+_BEGIN: Final = ("mark", "^")
 _SPECIAL: Final = frozenset(".[\\")
 
 
@@ -48,9 +53,11 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 def _too_slow(pattern: str, tokens: list[tuple[str, str]]) -> str | None:
     """Counts the ways there are."""
-    varied = [False]
+    varied, choices = [False], [1]
     last = False
-    ways = 0 if tokens and tokens[0] == ("mark", "^") else 1
+    ways = 1
+    # Each choice of the whole says for itself where it begins.
+    anywhere = tokens[:1] != [_BEGIN]
     for at, (kind, text) in enumerate(tokens):
         if kind == "atom":
             if text[0] == "\\" and text[1] in "123456789":
@@ -58,25 +65,36 @@ def _too_slow(pattern: str, tokens: list[tuple[str, str]]) -> str | None:
             last = False
         elif kind == "open":
             varied.append(False)
+            choices.append(1)
         elif kind == "close":
             last = varied.pop()
             varied[-1] = varied[-1] or last
+            ways *= choices.pop()
         elif kind in ("repeat", "times"):
             if last:
                 return f"{pattern!r}: a repeat or a choice within a repeat can take for ever; write it without"
-            if kind == "repeat":
-                varied[-1] = True
-                ways += not _settled(tokens, at)
+            varied[-1] = varied[-1] or kind == "repeat"
+            ways *= _repeats(tokens, at)
         elif kind == "maybe" or text == "|":
             varied[-1] = True
-            # Another choice of the whole may begin anywhere.
-            ways += text == "|" and len(varied) == 1
-    if ways > OPEN_MAX:
+            ways *= 2 if kind == "maybe" else 1
+            choices[-1] += text == "|"
+            anywhere |= text == "|" and len(choices) == 1 and tokens[at + 1 : at + 2] != [_BEGIN]
+    if ways * choices[0] * (LENGTH if anywhere else 1) > WAYS_MAX:
         return (
-            f"{pattern!r} can take too long: begin it with ^, and write [^/]+ before a / instead of .+, "
-            f"so that at most {OPEN_MAX} of its repeats may end in several places"
+            f"{pattern!r} can take too long: begin it with ^, write [^/]+ before a / instead of .+, so that at most "
+            "two of its repeats may end in several places, and use few of ? and |"
         )
     return None
+
+
+def _repeats(tokens: list[tuple[str, str]], at: int) -> int:
+    """What a repeat multiplies the ways by."""
+    ways = LENGTH if tokens[at][0] == "repeat" and not _settled(tokens, at) else 1
+    if tokens[at - 1][0] != "close":
+        return ways
+    # A group may match nothing, as often as it is told to.
+    return max(ways, *(int(number) for number in re.findall(r"\d+", tokens[at][1])), 1)
 
 
 def _settled(tokens: list[tuple[str, str]], at: int) -> bool:
@@ -85,10 +103,10 @@ def _settled(tokens: list[tuple[str, str]], at: int) -> bool:
     if kind != "atom":
         return False
     after = [token for token in tokens[at + 1 :] if token[0] != "close"]
-    if atom == "." and after in ([], [("mark", "$")]):
+    if atom == "." and tokens[at][1] in ("*", "+") and after in ([], [("mark", "$")]):
         return True
     if not after or after[0][0] != "atom" or after[0][1][0] in _SPECIAL:
         return False
     # The next sign must come, and cannot be part of the repeat.
-    optional = len(after) > 1 and (after[1][0] == "maybe" or (after[1][0] == "repeat" and after[1][1][0] != "+"))
+    optional = len(after) > 1 and after[1][0] in ("maybe", "repeat", "times") and after[1][1][0] != "+"
     return not optional and re.fullmatch(atom, after[0][1]) is None

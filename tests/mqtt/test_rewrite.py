@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -271,19 +272,66 @@ def test_expressions_that_can_take_for_ever_are_not(pattern: str):
     assert problem(pattern) is not None
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(
+            f"^{part * times}{'a' * times}$"
+            for part in ("a?", "a??", "(?:a?)", "(?:x|.)", "(?:a|a)")
+            for times in (20, 60)
+        ),
+        f"^{'(?:a|' * 20}b{')' * 20}{'(?:x|.)' * 20}$",
+        f"^(.+)x(.+)y{'a?' * 8}$",
+        f"^{'[^/]+/{0}' * 8}$",
+        f"^{'.{1,500}' * 3}$",
+        r"^(?:(?:\b){65535}){65535}",
+        r"^(?:(?:\b){9999,}){9999,}",
+    ],
+)
+def test_many_optional_parts_and_choices_multiply(pattern: str):
+    said = problem(pattern)
+    assert said is not None
+    assert said.endswith(("and use few of ? and |", "write it without"))
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
-            ["a", ".", "/", "[^/]", r"\d", "*", "+", "?", "{2}", "{1,}", "(", "(?:", ")", "|", "^", "$", "??"]
+            [
+                "a",
+                ".",
+                "/",
+                "[^/]",
+                r"\d",
+                "*",
+                "+",
+                "?",
+                "{2}",
+                "{1,}",
+                "(",
+                "(?:",
+                ")",
+                "|",
+                "^",
+                "$",
+                "??",
+                "a?",
+                "(?:x|.)",
+            ]
         ),
         max_size=10,
-    ).map("".join)
+    ).map("".join),
+    st.sampled_from([1, 2, 9, 18, 40]),
 )
-def test_what_is_taken_ends_soon(pattern: str):
-    if problem(pattern) is None:
-        for text in ("a" * 200, "/" * 200, "a/" * 100, "a" * 199 + "\n"):
-            compiled(pattern).search(text)
+def test_what_is_taken_ends_soon(piece: str, times: int):
+    for pattern in (piece, f"^{piece * times}$"):
+        if problem(pattern) is None:
+            for text in ("a" * 511 + "!", "/" * 511 + "!", "a/" * 255 + "!", "a" * 199 + "\n"):
+                began_s = time.process_time()
+                compiled(pattern).search(text)
+                # Time of ours, not of a busy machine: what is exponential takes for ever at 40 times the piece.
+                assert time.process_time() - began_s < 2.0, pattern
 
 
 # -- with clients ------------------------------------------------------------------------------------
