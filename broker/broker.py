@@ -391,6 +391,7 @@ class Broker:
         exact = is_exact(filter_)
         options = {"no_local": no_local, "keep_retain": keep_retain, "exact": exact}
         subscription = Subscription(session, filter_, wish=wish, identifier=identifier, **options)
+        subscription.since = self.core.commits.retained_turn
         if exact:
             channel = self._open(session, filter_)
             if isinstance(channel, Refusal):
@@ -437,6 +438,7 @@ class Broker:
         subscription.no_local = no_local
         subscription.keep_retain = keep_retain
         subscription.identifier = identifier
+        subscription.since = self.core.commits.retained_turn
         if self.verbs.owns(subscription.filter):
             return
         if subscription.exact:
@@ -522,8 +524,13 @@ class Broker:
         return self.core.may_follow(session, name)
 
     def retained_for(self, subscription: Subscription) -> Iterator[Message]:
-        """The retained values a subscription gets, looked up as there is credit for them."""
+        """The retained values a subscription gets, looked up as there is credit; none that it hears as said."""
         for message in self.schemes.retained(subscription.filter, self.retained_of):
+            channel = self.channels.find(message.name)
+            newer = channel is not None and channel.retained is message and channel.retained_at > subscription.since
+            if newer and (message.wish or subscription in self._sessions.get(subscription.session, ())):
+                # It was heard, or waits for the session if that lost its connection.
+                continue
             if self.core.may_follow(subscription.session, message.name):
                 yield message
 

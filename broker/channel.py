@@ -89,6 +89,7 @@ class Channel:
         "reserved",
         "rest",
         "retained",
+        "retained_at",
         "ring",
         "slow_from",
         "tail",
@@ -120,6 +121,8 @@ class Channel:
         self.partitions: tuple[Channel, ...] = ()
         self.watchers: dict[Callable[[Channel], object], None] | None = None
         self.retained: Message | None = None
+        #: when that was said, in ``Commits.retained_turn``
+        self.retained_at = 0
         self.exact: dict[Session, list[Subscription]] | None = None
         self.feeds: dict[Session, Feed] | None = None
         self.live: tuple[Feed, ...] = ()

@@ -35,6 +35,8 @@ class Commits:
         self._askers: dict[int, dict[Session, None]] = {}
         self.retained_count = 0
         self.retained_bytes = 0
+        #: counts what became a retained value, so that a subscription knows the newer ones
+        self.retained_turn = 0
 
     def take(self, channel: Channel, message: Message) -> Ticket | Refusal:
         """Appends to a channel that logs, has something pending, or gets a retained value."""
@@ -229,6 +231,8 @@ class Commits:
             self.names.discard(channel.name)
             return
         channel.retained = message
+        self.retained_turn += 1
+        channel.retained_at = self.retained_turn
         self.retained_count += 1
         self.retained_bytes += len(message.payload)
         self.names.add(channel.name)

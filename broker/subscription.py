@@ -61,7 +61,7 @@ class Subscription:
     ``changed``      it had other options once, and who lags has messages of that time before it
     """
 
-    __slots__ = ("changed", "exact", "filter", "identifier", "keep_retain", "no_local", "session", "wish")
+    __slots__ = ("changed", "exact", "filter", "identifier", "keep_retain", "no_local", "session", "since", "wish")
 
     def __init__(
         self,
@@ -82,6 +82,8 @@ class Subscription:
         self.identifier = identifier
         self.exact = exact
         self.changed = False
+        #: the last retained value there was when it was made, or made anew (``Commits.retained_turn``)
+        self.since = 0
 
 
 @final

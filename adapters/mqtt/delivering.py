@@ -104,6 +104,9 @@ def offer(session: MqttSession, message: Message) -> bool:
     else:
         qos = 0 if feed.no_local and message.sender == session.agent else min(feed.wish, message.wish)
     if feed is None or not qos:
+        if feed is None:
+            # It was kept for a filter that a rule has silenced since.
+            session.realm.metrics.drop("no-longer-readable")
         _skip(session, message)
         return True
     return _send(session, feed, message, qos)

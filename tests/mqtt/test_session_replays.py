@@ -11,6 +11,7 @@ from dragoman.adapters.mqtt.packets import (
     Pubcomp,
     Publish,
     Pubrec,
+    Pubrel,
     Suback,
     Subscribe,
     Subscription,
@@ -278,3 +279,37 @@ def test_whose_connection_ends_before_the_suback_is_owed_it_all_when_it_is_back(
     world.commit()
     assert all_of(resumed(world, 9)) == ["a", "b"]
     rest(world)
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_a_value_said_during_the_replay_is_heard_once(qos: int, away: bool):
+    world = World(durable=True)
+    publisher = world.connected("p")
+    for n in range(6):
+        publisher.publish(f"r/{n}", b"old", 1, packet_id=1, retain=True)
+        publisher.expect(Puback(1, 0x10))
+    client = world.connected("s", session_expiry_interval=100, receive_maximum=2)
+    client.subscribe("r/#", qos=2)
+    if away:
+        client.vanish()
+    publisher.publish("r/4", b"new", qos, packet_id=2 * (qos > 0), retain=True)
+    if qos == 2:
+        publisher.say(Pubrel(2))
+    publisher.packets()
+    if away:
+        client = world.client()
+        client.connect("s", clean=False, session_expiry_interval=100, receive_maximum=2)
+    got = []
+    while packets := client.packets():
+        for packet in packets:
+            if isinstance(packet, Publish):
+                got.append((packet.topic[-1:], packet.payload))
+            if isinstance(packet, Publish) and packet.qos:
+                client.say(Puback(packet.packet_id) if packet.qos == 1 else Pubrec(packet.packet_id))
+            elif isinstance(packet, Pubrel):
+                client.say(Pubcomp(packet.packet_id))
+    news = [text for name, text in got if name == b"4"]
+    assert news == [b"new"]
+    assert {name for name, _ in got} == {b"%d" % n for n in range(6)}
+    world.check()
