@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -118,6 +119,9 @@ def serve(
     configuration file. SIGTERM or Ctrl-C ends it gracefully, a second one at once. SIGHUP reads the file
     of --config and those of TLS again: what can change does, what needs a restart is said in the log.
     """
+    if config is not None:
+        # It would end us until somebody listens: `running` takes it then, one for all that have come.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from dragoman.config import Flag
 
     _log(verbose)

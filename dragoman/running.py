@@ -114,6 +114,8 @@ class _Signals:
     def hear_of_reloads(self) -> None:
         """There is a file to read again: SIGHUP no longer means that a terminal was closed."""
         self._loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+        # Held since the command began, so that it does not end a mesh that starts.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     def over(self) -> None:
         """Everything is stopped: there is nothing left to hurry."""

@@ -173,3 +173,38 @@ def test_a_stop_asked_for_during_the_start_is_a_graceful_one(tmp_path: Path) -> 
         ended = mesh.wait()
     assert (ended.code, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[-1] == "stopped"
+
+
+def _fed(pipe: Path, text: str, child: Child, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Gives the text to who reads the pipe; before that, and while the reader waits, does something."""
+
+    def opened() -> int | None:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return None  # nobody reads yet
+
+    descriptor = child.until(opened, "reader of its configuration")
+    meanwhile()
+    os.write(descriptor, text.encode())
+    os.close(descriptor)
+
+
+@pytest.mark.slow
+def test_a_reload_asked_for_during_the_start_is_done_once_started(tmp_path: Path) -> None:
+    """The configuration is a pipe: who reads it is at the very beginning of its start, and waits for us."""
+    pipe = tmp_path / "dragoman.toml"
+    os.mkfifo(pipe)
+    with Child([*SERVE, *ANY, "--config", str(pipe)], cwd=tmp_path) as mesh:
+
+        def hang_up() -> None:
+            for _ in range(3):
+                os.kill(mesh.pid, signal.SIGHUP)
+
+        _fed(pipe, "[gate]\nburst = 5\n", mesh, hang_up)
+        mesh.until_said("stop with Ctrl-C")
+        _fed(pipe, "[gate]\nburst = 6\n", mesh)
+        mesh.until(lambda: "the configuration was reloaded: changed: gate.burst\n" in mesh.stderr or None, "reload")
+        ended = mesh.terminate()
+    assert ended.code == 0
+    assert ended.stderr.count("the configuration was") == 1
