@@ -349,7 +349,7 @@ class Shares:
         return None
 
     def leave(self, session: Session, group: str, filter_: str) -> None:
-        """The session unsubscribes, or may not come back to where it is a member that is away."""
+        """The session unsubscribes, perhaps where it is away: it was resumed without that it could come back there."""
         share = self._shares.get((group, filter_))
         if share is None:
             return

@@ -103,6 +103,11 @@ def offer(session: MqttSession, message: Message) -> bool:
         qos = _queued_at(session, message)
     else:
         qos = 0 if feed.no_local and message.sender == session.agent else min(feed.wish, message.wish)
+    if feed is None and message.wish and _silent(session, message):
+        if not session.subscriptions:
+            # Nothing else of the session's is held up by it.
+            return False
+        session.realm.metrics.drop("subscription-no-longer-allowed")
     if feed is None or not qos:
         if feed is None:
             # It was kept for a filter that a rule has silenced since.
@@ -110,6 +115,12 @@ def offer(session: MqttSession, message: Message) -> bool:
         _skip(session, message)
         return True
     return _send(session, feed, message, qos)
+
+
+def _silent(session: MqttSession, message: Message) -> bool:
+    """Whether it waits for a filter that the session has and that could not be subscribed to when it was resumed."""
+    live = session.subscriptions
+    return any(f not in live and matches(plain(f), message.name) for f in session.standing.filters)
 
 
 def _queued_at(session: MqttSession, message: Message) -> int:

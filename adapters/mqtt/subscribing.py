@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,8 @@ from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.adapters.mqtt.session import MqttSession
+
+logger: Final = logging.getLogger("dragoman.mqtt")
 
 SEND_RETAINED: Final = 0
 SEND_RETAINED_IF_NEW: Final = 1
@@ -186,6 +189,9 @@ def _enter(
         )
     if isinstance(subscription, Refusal):
         return subscription
+    if not session.subscriptions:
+        # What was held back for silent filters while there was no other goes on, see ``delivering.offer``.
+        session.starved = True
     session.subscriptions[filter_] = subscription
     backlog = session.standing.backlog
     if backlog is not None and not broker.verbs.owns(matched):
@@ -203,15 +209,21 @@ def _wanted_by_twin(session: MqttSession, filter_: str) -> bool:
 
 
 def restore(session: MqttSession) -> None:
-    """Makes the subscriptions of a resumed session live again; what the gate now denies ends, counted and for good."""
-    denied = False
-    for filter_, row in list(session.standing.filters.items()):
-        if isinstance(_enter(session, filter_, row, kept_filters.parse(filter_, None)), Refusal):
-            _end(session, filter_)
-            session.realm.metrics.drop("subscription-no-longer-allowed")
-            denied = True
-    if denied:
-        session.realm.standings.save(session.standing)
+    """Makes the subscriptions of a resumed session live again.
+
+    What may not be subscribed to now is the session's still, with its options, its place in a share, what waits for
+    it and its claim to be the only one; but nothing is heard for it before a resumption that finds it allowed again.
+    """
+    standing = session.standing
+    silent: list[tuple[str, Refusal]] = []
+    for filter_, row in standing.filters.items():
+        entered = _enter(session, filter_, row, kept_filters.parse(filter_, None))
+        if isinstance(entered, Refusal):
+            silent.append((filter_, entered))
+    if silent:
+        first, refusal = silent[0]
+        text = "%s resumes, and %d of its subscriptions are silent; the first is %s: %s"
+        logger.info(text, shown(standing.client_id), len(silent), shown(first), refusal.detail)
 
 
 def unsubscribe(session: MqttSession, packet: Unsubscribe) -> None:

@@ -35,7 +35,13 @@ LOADS: Final = (
 )
 """Each load and the counter it is the load of."""
 
-DROPS: Final = ("larger-than-receiver-takes", "share-without-member", "share-returned-full", "commit-failed")
+DROPS: Final = (
+    "larger-than-receiver-takes",
+    "share-without-member",
+    "share-returned-full",
+    "commit-failed",
+    "subscription-no-longer-allowed",
+)
 """Reasons for which a reader did not get what was for it. A publish that was denied was never for anybody."""
 
 

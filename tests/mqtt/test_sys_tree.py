@@ -358,12 +358,12 @@ def test_every_loss_is_in_one_number_and_a_socket_turned_away_is_one_that_came()
     world.metrics.lost += 5
     for reason in ("larger-than-receiver-takes", "share-without-member", "share-returned-full", "commit-failed"):
         world.metrics.drop(reason)
-    for reason in ("publish-not-authorized", "expired", "subscription-no-longer-allowed"):
+    for reason in ("publish-not-authorized", "expired", "subscription-no-longer-allowed"):  # the last is of messages
         world.metrics.drop(reason)
     world.realm.counters.turned_away += 2
     world.advance(TICK_MS)
     said = told(reader(world))
-    assert said["publish/messages/dropped"] == "9"
+    assert said["publish/messages/dropped"] == "10"
     assert said["connections/socket/count"] == "2"
 
 
