@@ -52,9 +52,12 @@ def resume(session: MqttSession) -> None:
     """A resumed session: what is owed comes after what was in flight."""
     standing, broker = session.standing, session.realm.broker
     for filter_, row in standing.filters.items():
-        rest = standing.owed.pop(filter_, None)
         subscription = session.subscriptions.get(filter_)
-        if not row.owed or subscription is None:
+        if subscription is None:
+            # Silent now, and owed still.
+            continue
+        rest = standing.owed.pop(filter_, None)
+        if not row.owed:
             continue
         if rest is not None:
             session.realm.core.pump.replay(subscription, rest)

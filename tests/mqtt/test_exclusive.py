@@ -187,7 +187,7 @@ def test_switched_off_it_is_silent_in_the_sessions_that_had_it():
     off._made_with = on
     after = off.crash()
     assert after.connected("b").subscribe(X, qos=1) == [0x97]
-    after.connected("a", **KEPT).expect(pub("t/1", b"x", 1, at(1)))
+    after.connected("a", **KEPT).expect(pub("t/1", b"x", 1, at(1), dup=True))
 
 
 def turns(client: paho.Client, done: Callable[[], bool]) -> None:
