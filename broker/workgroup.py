@@ -8,6 +8,7 @@ published at most once (QoS 0) is not in the log and no work group sees it, unle
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
@@ -21,6 +22,7 @@ from dragoman.broker.log.contract import DONE, Ticket
 from dragoman.broker.pump import Page
 from dragoman.routing.groups import backoff_ms
 from dragoman.routing.message import EMPTY
+from dragoman.routing.names import is_exact, shown
 from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from dragoman.broker.settings_groups import GroupSettings
     from dragoman.broker.timers import Timers
     from dragoman.routing.message import Message
+
+logger: Final = logging.getLogger("dragoman")
 
 _ID_BYTES: Final = 15
 _REFILL: Final = 8
@@ -72,7 +76,8 @@ class Workshop:
 class WorkGroup:
     """One group.
 
-    ``owner``, ``agent``  who made it: the group takes no message these may not read
+    ``owner``, ``agent``  who made it: the group takes no message these may not read. One of an exact filter waits for
+                          that; one of a wildcard would hold up other channels, and is passed over and counted
     ``guard``             why a session may not pull here; None = it may
     ``each``              whether the session may have each message is asked; False: whom ``guard`` lets in has them all
     ``finished``          told of every message that is finished
@@ -84,12 +89,14 @@ class WorkGroup:
         "_backlog",
         "_bytes",
         "_counts",
+        "_exact",
         "_ids",
         "_jobs",
         "_pulls",
         "_reader",
         "_ready",
         "_shop",
+        "_told",
         "_waking",
         "agent",
         "closed",
@@ -138,6 +145,9 @@ class WorkGroup:
         self._ids: dict[str, Job] = {}
         self._pulls: dict[Pull, None] = {}
         self._waking = False
+        self._exact = is_exact(filter_)
+        #: the generation of rules of which the log has been told that messages are passed over
+        self._told = -1
         self._counts = Counts(shop.core.log, key)
         self._reader = InnerSession(owner, agent)
         self._backlog = shop.backlogs.open(key, self._offered)
@@ -342,13 +352,20 @@ class WorkGroup:
 
     def _offered(self, message: Message) -> bool:
         settings = self._shop.settings
+        barred = message.name != self.terms.dead_letter and not self._shop.core.may_follow(self._reader, message.name)
+        if barred and self._exact:
+            # What was acknowledged is not thrown away for a rule that may be lifted: it waits for other rules.
+            return False
         job = Job(message, self._counts.earlier(message.position))
         full = self._jobs and self._bytes + job.bytes > settings.open_bytes_max
         if full or len(self._jobs) >= settings.open_max or self._backlog.done_count >= settings.exceptions_max:
             return False
         self._jobs[message.position] = job
         self._bytes += job.bytes
-        if self._passes_over(job):
+        if barred or message.name == self.terms.dead_letter:
+            if barred:
+                self._bar(message)
+            job.stage = Stage.DYING
             # The backlog is still about to note that the message was taken.
             self._shop.core.loop.call_soon(self._skip, job)
         elif job.count >= self.terms.deliveries_max:
@@ -359,13 +376,14 @@ class WorkGroup:
             self.wake()
         return True
 
-    def _passes_over(self, job: Job) -> bool:
-        """Not for this group: what its owner may not read, and its own dead letters."""
-        name = job.message.name
-        passes = name == self.terms.dead_letter or not self._shop.core.may_follow(self._reader, name)
-        if passes:
-            job.stage = Stage.DYING
-        return passes
+    def _bar(self, message: Message) -> None:
+        """Nobody gets it from this group: its owner may not read it. The log hears of it once until rules change."""
+        core = self._shop.core
+        core.metrics.drop("group-owner-not-allowed")
+        if self._told != core.gate.generation:
+            self._told = core.gate.generation
+            about = {"group": self.name, "principal": self.owner.name}
+            logger.warning("group passes over %s: its owner may not read it", shown(message.name), extra=about)
 
     def _skipped(self, message: Message) -> None:
         if self.finished is not None:
@@ -405,6 +423,8 @@ class WorkGroup:
         if self.closed:
             return
         self._shop.core.tick()
+        # Rules that let the owner read again wake the group.
+        self._go_on()
         if self.push is not None:
             self._push(self.push)
         for pull in list(self._pulls):

@@ -14,6 +14,7 @@ from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.log.contract import Table
 from dragoman.broker.pump import Page
 from dragoman.broker.settings_groups import GroupSettings
+from dragoman.broker.workgroup import WorkGroup
 from dragoman.routing.message import Envelope, Message
 from dragoman.routing.refusals import Reason, Refusal
 
@@ -346,6 +347,57 @@ def test_a_group_never_takes_what_its_owner_may_not_read() -> None:
         assert payloads(world.pull(group, bob)) == [b"open"], "the window is not stuck with what nobody gets"
 
     play(scene, lambda: World(gate=ONLY_JOBS, settings=GroupSettings(open_max=2)))
+
+
+SHUT = GateSettings(rules=(RuleSettings(effect="deny", who=("bob",), actions=("receive",), filters=("jobs/#",)),))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_the_owner_of_one_channel_may_not_read_now_waits_for_other_rules(restarted: bool) -> None:
+    async def scene(world: World) -> None:
+        group = world.groups.open(world.party(BOB), "his", "jobs/a")
+        assert not isinstance(group, Refusal)
+        if not restarted:
+            world.broker.gate.replace(SHUT)
+        await world.say("jobs/a", b"1", b"2", b"3")
+        if restarted:
+            world.gate_settings = SHUT
+            world = await world.crashed()
+            await world.say("jobs/a", b"4")
+        group = world.groups.get("his")
+        assert isinstance(group, WorkGroup)
+        assert (group.statistics()["ready"], group.statistics()["behind"]) == (0, 1)
+        world.groups.wake()
+        await world.turn()
+        assert group.oldest is None, "waking does not help while the rules are the same"
+        world.broker.gate.replace(GateSettings())
+        world.groups.wake()
+        await world.turn()
+        got = payloads(world.pull(group, world.party(BOB)))
+        assert got == [b"1", b"2", b"3", b"4"][: 3 + restarted]
+        assert "group-owner-not-allowed" not in world.metrics.dropped
+
+    play(scene)
+
+
+def test_what_a_wildcard_s_owner_may_not_read_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(world: World) -> None:
+        bob = world.party(BOB)
+        group = world.groups.open(bob, "his", "jobs/#", dead_letter="jobs/dead")
+        assert not isinstance(group, Refusal)
+        await world.say("jobs/dead", b"its own dead letters are nothing lost")
+        world.broker.gate.replace(SHUT)
+        await world.say("jobs/a", b"1", b"2", b"3")
+        assert world.metrics.dropped == {"group-owner-not-allowed": 3}
+        assert caplog.text.count("its owner may not read it") == 1
+        world.broker.gate.replace(SHUT)
+        await world.say("jobs/a", b"4")
+        assert caplog.text.count("its owner may not read it") == 2
+        world.broker.gate.replace(GateSettings())
+        await world.say("jobs/a", b"5")
+        assert payloads(world.pull(group, bob)) == [b"5"]
+
+    play(scene)
 
 
 def test_who_names_a_dead_letter_channel_must_be_allowed_to_publish_there() -> None:
