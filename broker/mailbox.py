@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dragoman.broker.log.contract import Ticket
     from dragoman.broker.session import Session
     from dragoman.broker.settings_groups import GroupSettings
-    from dragoman.broker.workgroup import Workshop
+    from dragoman.broker.workshop import Workshop
 
 MAIL: Final = "$mail/"
 

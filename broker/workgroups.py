@@ -13,7 +13,8 @@ from dragoman.broker.group_rows import GROUP, GroupRow, Terms, group_row, rows_o
 from dragoman.broker.queues import Queues
 from dragoman.broker.rows import decode_row
 from dragoman.broker.shares import Share, Shares
-from dragoman.broker.workgroup import WorkGroup, Workshop
+from dragoman.broker.workgroup import WorkGroup
+from dragoman.broker.workshop import Workshop
 from dragoman.routing.names import check_name, shown, to_level
 from dragoman.routing.refusals import Reason, Refusal
 
