@@ -94,7 +94,7 @@ class Delayed:
         self.bytes = 0
         self.taken_total = 0
         self.said_total = 0
-        #: the principal of this name as it is configured now, if it is
+        #: the principal of this name as it is configured now; None: it has the groups it had
         self.named: Callable[[str], Principal | None] = lambda name: None
         timers.on(_KIND, self._due)
 

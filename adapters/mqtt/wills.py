@@ -37,7 +37,7 @@ RETRY_MS_MAX: Final = 60_000
 _DOUBLINGS: Final = 6
 
 Named = Callable[[str], Principal | None]
-"""The principal of this name as it is configured now; None if it is not configured."""
+"""The principal of this name as it is configured now; None for a name that no configuration could have."""
 
 
 class WillRow(Row):
@@ -153,7 +153,7 @@ class Wills:
         for key, value in list(self._broker.log.rows(Table.WILLS)):
             row = decode_row(value, WillRow)
             will = Will(row.topic, row.payload, row.qos, row.retain, row.properties, row.delay_s, row.expiry_s)
-            # By its name as configured now; whom nobody configures (a certificate's subject) has the groups it had.
+            # By its name as configured now; whom no configuration could name has the groups it had.
             principal = self._named(row.principal) or Principal(row.principal, frozenset(row.groups))
             held = self.held[key] = HeldWill(key, row.client_id, will, principal, row.agent, self._settled)
             held.due_ms = row.due_ms

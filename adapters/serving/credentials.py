@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias, TypeVar, final
 
-from dragoman.adapters.serving.certificates import Certificate, unlisted
+from dragoman.adapters.serving.certificates import Certificate, reserved, unlisted
 from dragoman.adapters.serving.logins import BearerLogin, Login, ScramLogin
 from dragoman.adapters.serving.oauthbearer import OAUTHBEARER
 from dragoman.adapters.serving.scram import SCRAM_SHA_256, WRONG, Verifier, decoy, parse_verifier, verifier_of
@@ -198,11 +198,16 @@ class Authenticator:
             self._tell(outcome, then)
 
     def named(self, name: str) -> Principal | None:
-        """The user of this name as configured now, or who gives no credentials; None for a name nobody configures."""
+        """The user of this name as configured now, or who gives no credentials; None for a name no user can have.
+
+        Without groups if nobody configures it any more, or never did: a certificate's subject never had any.
+        """
         user = self._users.get(name)
         if user is not None:
             return user.principal
-        return ANONYMOUS if name == ANONYMOUS.name else None
+        if name == ANONYMOUS.name:
+            return ANONYMOUS
+        return None if reserved(name) else Principal(name)
 
     def begin(self, mechanism: str) -> Login | None:
         """A login in steps, or None for a mechanism that is not among ``mechanisms``."""
@@ -266,7 +271,8 @@ class Authenticator:
             known = before.pop(user.name, None)
             self._users[user.name] = _user(user, known.principal if known is not None else Principal(user.name))
         for gone in before.values():
-            # What it left to be said, such as a will, is still its own; it is nobody's administrator any more.
+            # What it left to be said, such as a will, is still its own, but it says it as nobody in particular.
+            gone.principal.groups = frozenset()
             gone.principal.admin = False
         self._by_digest = {digest: user for user in self._users.values() for digest in user.digests}
         self._by_certificate = {name: self._users[user.name] for user in settings.users for name in user.certificates}

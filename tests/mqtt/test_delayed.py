@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from dragoman.adapters.mqtt import codes
-from dragoman.adapters.mqtt.packets import Disconnect, Puback, Pubcomp, Publish, Pubrec, Pubrel, Will
-from dragoman.adapters.mqtt.properties import parse_properties
+from dragoman.adapters.mqtt.packets import Connect, Disconnect, Puback, Pubcomp, Publish, Pubrec, Pubrel, Will
+from dragoman.adapters.mqtt.properties import Properties, parse_properties
 from dragoman.adapters.mqtt.settings import MqttSettings
+from dragoman.adapters.serving.credentials import hash_password
 from dragoman.adapters.serving.settings import LoginSettings, UserSettings
 from dragoman.broker.delayed import SECONDS_MAX
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
@@ -268,8 +269,6 @@ def test_a_user_is_judged_by_the_groups_it_has_when_it_goes_out():
     def login(*groups: str) -> LoginSettings:
         return LoginSettings(anonymous="everyone", users=(UserSettings("ann", password=HASH, groups=groups),))
 
-    from dragoman.adapters.serving.credentials import hash_password
-
     HASH = hash_password(b"pw")
     rules = (
         RuleSettings(effect="allow", who=("@writers",), actions=("publish",), filters=("a",)),
@@ -277,8 +276,6 @@ def test_a_user_is_judged_by_the_groups_it_has_when_it_goes_out():
     )
     world = World(gate=GateSettings(rules=rules), login=login("writers"), durable=True)
     client = world.client()
-    from dragoman.adapters.mqtt.packets import Connect
-
     client.say(Connect(5, "p", True, 0, "ann", b"pw", None))
     world.login()
     client.packets()
@@ -290,6 +287,31 @@ def test_a_user_is_judged_by_the_groups_it_has_when_it_goes_out():
     same = world.crash(login=login("writers"))
     same.advance(6_000)
     assert same.broker.delayed.said_total == 1
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+def test_a_user_that_is_gone_says_nothing_with_the_groups_it_had(crashed: bool):
+    ann = UserSettings("ann", password=hash_password(b"pw"), groups=("ops",))
+    root = UserSettings("root", password=hash_password(b"pw"))
+    rules = (RuleSettings(effect="allow", who=("@ops",), actions=("publish",), filters=("sec/#",)),)
+    gate = GateSettings(default="deny", rules=rules)
+    world = World(gate=gate, login=LoginSettings(users=(ann, root)), durable=True)
+    client = world.client()
+    will = Will(b"sec/will", b"w", 1, properties=Properties(will_delay_interval=5).encode(), delay=5)
+    client.say(Connect(5, "p", True, 0, "ann", b"pw", will, Properties(session_expiry_interval=3_600)))
+    world.login()
+    client.packets()
+    client.publish("$delayed/5/sec/x", b"x", 1)
+    client.expect(Puback(1))
+    client.vanish()
+    without = LoginSettings(users=(root,))
+    if crashed:
+        world = world.crash(login=without)
+    else:
+        world.authenticator.replace(without)
+        world.broker.gate.replace(gate)
+    world.advance(6_000)
+    assert world.metrics.dropped == {"delayed-not-authorized": 1, "will-not-authorized": 1}
 
 
 def test_what_a_banned_client_has_left_is_not_said():

@@ -378,5 +378,7 @@ def test_a_user_who_stays_is_the_same_principal_with_what_is_configured_now(desk
     it.authenticator.replace(LoginSettings(users=(replace(ANN, groups=("new",), agents=(), admin=False),)))
     assert it.authenticator.named("ann") is ann
     assert (ann.groups, ann.agents, ann.admin) == (frozenset({"new"}), frozenset(), False)
-    assert it.authenticator.named("bob") is None
-    assert not bob.admin
+    gone = it.authenticator.named("bob")
+    assert gone is not None, "its name is still its own"
+    assert not any((bob.admin, bob.groups, gone.admin, gone.groups))
+    assert it.authenticator.named("link:x") is None, "that was never a user's"
