@@ -29,7 +29,7 @@ from dragoman.broker.principal import ANONYMOUS
 from dragoman.config import Config, ConfigError, advice, in_force, load
 from dragoman.config_reader import Fault
 from dragoman.embedded import Face
-from dragoman.reload import Reloaded, merge
+from dragoman.reload import Reloaded, check_whole, merge
 from dragoman.routing.message import Bundle, Message
 from dragoman.routing.refusals import Reason, Refusal, RefusedError
 
@@ -211,7 +211,9 @@ class Mesh(Face):
         source = self.config.source
         if source is None:
             raise ConfigError([Fault("", "", "this mesh was not started from a file that could be read again")])
-        return await asyncio.to_thread(load, source.file, source.flags)
+        given = await asyncio.to_thread(load, source.file, source.flags)
+        check_whole(self.config, given)
+        return given
 
     def _take_over(self, config: Config, contexts: Mapping[str, ssl.SSLContext]) -> int:
         """How many sessions have ended by it."""

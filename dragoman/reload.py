@@ -51,6 +51,28 @@ class Merged(NamedTuple):
     restart: list[str]
 
 
+def check_whole(running: Config, given: Config) -> None:
+    """Raises ConfigError where a file that was read again looks as if cut off, and would let everybody in.
+
+    That is where it says nothing any more, has no user or says nothing in ``[login]`` or ``[gate]``, and did so before.
+    """
+    gone = [] if given.login.users or not running.login.users else ["[[login.users]]"]
+    gone += [f"[{name}]" for name in ("login", "gate") if _said(running, f"{name}.") and not _said(given, f"{name}.")]
+    if not _said(given) and _said(running):
+        gone = ["everything"]
+    if gone:
+        text = (
+            f"{', '.join(gone)} would be gone, as if the file were half written; a restart takes it over if it is meant"
+        )
+        raise ConfigError([Fault(str(given.source and given.source.file), "", text)])
+
+
+def _said(config: Config, path: str = "") -> bool:
+    """Whether the file says anything about the keys that begin so."""
+    file = str(config.source and config.source.file)
+    return any(key.startswith(path) and origin.startswith(file) for key, origin in config.origins.items())
+
+
 def merge(running: Config, given: Config) -> Merged:
     """Raises ConfigError where what may change now does not go together with what may not."""
     changed: list[str] = []

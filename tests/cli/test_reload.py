@@ -109,6 +109,30 @@ def test_a_bad_file_changes_nothing_and_is_explained(operator: Callable[[str], O
         assert plant.post() == (200, {"changed": [], "restart": [], "tls": [], "ended": 0})
 
 
+def test_a_file_that_is_cut_off_does_not_open_the_mesh(operator: Callable[[str], Operator]) -> None:
+    login = '[login]\nanonymous = "never"\n'
+    good = f'{login}{OPS}[gate]\ndefault = "deny"\n'
+    plant = operator(good)
+    for half, gone in (
+        ("", "everything"),
+        ("# soon\n", "everything"),
+        (login, "[[login.users]], [gate]"),
+        (login + OPS, "[gate]"),
+        (f"{login}{OPS}[gate]\n", "[gate]"),
+        ("grace_s = 5\n", "[[login.users]], [login], [gate]"),
+        ('[login]\nusers = []\n[gate]\ndefault = "deny"\n', "[[login.users]]"),
+    ):
+        plant.write(half)
+        status, problem = plant.post()
+        assert status == 409, half
+        assert f"{plant.mesh.config}: {gone} would be gone, as if the file were half written; a restart" in str(problem)
+        assert plant.post(token="stranger")[0] == 401
+    assert f"nothing has changed: {plant.mesh.config}: everything would be gone" in plant.hup("")
+    assert plant.value("gate.default")[0] == "deny"
+    plant.write(f'{OPS}[gate]\ndefault = "allow"\n')
+    assert plant.post()[1]["changed"] == ["login.anonymous", "gate.default"]
+
+
 def test_what_needs_a_restart_is_named_and_the_rest_applied(operator: Callable[[str], Operator]) -> None:
     plant = operator(OPS)
     tables = 'grace_s = 3\n[listen]\nmqtt = "127.0.0.1:1"\n[broker]\nsweep_ms = 700\n[gate]\nburst = 5\n'
