@@ -89,4 +89,10 @@ def _fits(word: str) -> bool:
 
 def _left_out(session: MqttSession, topic: str, why: str) -> None:
     session.realm.metrics.drop("auto-subscription-refused")
-    session.realm.say("mqtt client not subscribed to what it should be: %s", f"{shown(topic)}: {why}", session)
+    # A line at the default level: the row is the operator's, and its client is told nothing.
+    session.realm.complaints.say(
+        "client not subscribed to what it should be",
+        f"{shown(topic)}: {why}",
+        peer=session.peer,
+        client=session.standing.client_id,
+    )

@@ -191,8 +191,7 @@ class MqttSession:
         self.out: list[bytes] = []
         self.out_bytes = 0
         self.owed: deque[Owed] = deque()
-        self.paused = self.starved = self.closing = False
-        self._gathering = False
+        self.paused = self.starved = self.closing = self._gathering = False
         self._gate = realm.gate
         self._out_bytes_max = self.settings.out_bytes_max
         self._payload_max = realm.core.settings.message_bytes_max
@@ -479,15 +478,16 @@ class MqttSession:
         """There is room again: the broker and the backlog go on where they stopped."""
         if self.phase is not Phase.OPEN or self.paused:
             return
-        self.starved = False
-        self._gathering = True
-        if flights.go_on(self):
-            self.realm.broker.resume(self)
-            for stream in list(self.streams.values()):
-                stream.resume()
-        if self.standing.backlog is not None and not self.starved:
-            self.standing.backlog.resume()
-        self._gathering = False
+        self.starved, self._gathering = False, True
+        try:
+            if flights.go_on(self):
+                self.realm.broker.resume(self)
+                for stream in list(self.streams.values()):
+                    stream.resume()
+            if self.standing.backlog is not None and not self.starved:
+                self.standing.backlog.resume()
+        finally:
+            self._gathering = False  # the loop logs a fault and goes on: we must not stay mute
         if self.out:
             self.wire.wake()
 

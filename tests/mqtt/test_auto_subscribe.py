@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dragoman.adapters.mqtt.auto_subscribe import AutoSubscribeSettings as Auto
 from dragoman.adapters.mqtt.packets import Connack, Connect, Puback, Subscribe, Subscription, Unsuback
 from dragoman.adapters.mqtt.properties import Properties
 from dragoman.adapters.mqtt.settings import MqttSettings
+from dragoman.adapters.serving.complaints import LINES_MAX
 from dragoman.broker.gate_settings import GateSettings, RuleSettings
 from dragoman.broker.identity import MESH_SELF
 from dragoman.config import ConfigError, load
@@ -114,12 +116,20 @@ def test_they_are_judged_as_the_clients_own():
     client.expect(pub("open", b"x"))
 
 
-def test_one_that_a_clients_id_does_not_fit_is_left_out():
+def test_one_that_a_clients_id_does_not_fit_is_left_out(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.WARNING, "dragoman.mqtt")
     world = mesh(Auto("inbox/%c"), Auto("open"))
     for client_id in ("a/b", "+", "#"):
         client = world.connected(client_id)
         assert [s.filter for s in client.connection.session.subscriptions.values()] == ["open"]  # type: ignore[union-attr]
     assert world.metrics.dropped == {"auto-subscription-refused": 3}
+    lines = [line for line in caplog.messages if "not subscribed to what it should be: 'inbox/%c': " in line]
+    assert len(lines) == 3
+    assert "cannot be a level" in lines[0]
+    assert lines[0].endswith(", client 'a/b')")
+    for number in range(2 * LINES_MAX):
+        world.connected(f"a/{number}")
+    assert len(caplog.messages) == LINES_MAX, "a fleet does not fill the log"
 
 
 def test_shared_exclusive_and_queues_may_be_subscribed_to():

@@ -293,6 +293,18 @@ def test_a_slow_reader_falls_behind_and_catches_up_without_loss_while_others_go_
     assert world.metrics.lost == 0
 
 
+def test_a_fault_while_going_on_does_not_make_a_connection_mute():
+    _, publisher, quick = pair()
+    session = quick.connection.session
+    assert session is not None
+    session.streams["broken"] = None  # type: ignore[assignment]
+    with pytest.raises((AttributeError, TypeError)):
+        session.go_on()
+    del session.streams["broken"]
+    publisher.publish("a", b"x")
+    assert payloads(quick) == [b"x"]
+
+
 def test_beyond_the_ring_a_slow_reader_has_a_counted_gap_and_the_newest():
     world, publisher, _ = pair(mqtt=MqttSettings(out_bytes_max=1 << 14), broker=BrokerSettings(ring_bytes_max=1 << 17))
     slow = world.connected("slow", 4)
