@@ -20,7 +20,7 @@ from dragoman.adapters.mqtt.packets import Will
 from dragoman.broker.log.contract import Table, Ticket
 from dragoman.broker.principal import Principal
 from dragoman.broker.rows import Row, decode_row, encode_row
-from dragoman.routing.refusals import Refusal
+from dragoman.routing.refusals import Reason, Refusal
 
 if TYPE_CHECKING:
     from dragoman.broker.broker import Broker
@@ -143,6 +143,8 @@ class Wills:
         self.held: dict[bytes, HeldWill] = {}
         #: said in a commit that is under way, unless the client has come back since
         self._unsafe: dict[bytes, HeldWill] = {}
+        #: those a rate has refused stand in a line, which is as long as from now to then (wall clock)
+        self._line_ms = 0
 
     def load(self, left_s: Mapping[str, int]) -> None:
         """Takes up what the log kept. ``left_s``: how long each kept session has to live from now on, by client id.
@@ -258,7 +260,20 @@ class Wills:
         self.held[held.key] = held
         # Its row would go with the rows of the commit that has failed.
         self._save(held)
+        if refusal.reason == Reason.RATE_EXCEEDED:
+            wait_ms = min(wait_ms + self._in_line(now_ms, refusal.retry_after_ms), held.since_ms + left_ms - now_ms)
         held.timer = self._broker.timers.after(wait_ms, self._say, held)
+
+    def _in_line(self, now_ms: int, step_ms: int) -> int:
+        """How much later than alone one more is tried, or all would come at once, and a burst of them get through.
+
+        The line is as long as the longest wait at most: behind it another one begins.
+        """
+        ahead_ms = max(0, self._line_ms - now_ms)
+        if ahead_ms > RETRY_MS_MAX:
+            ahead_ms = 0
+        self._line_ms = now_ms + ahead_ms + min(step_ms, RETRY_MS)
+        return ahead_ms
 
     def _drop(self, held: HeldWill) -> None:
         if held.timer is not None:

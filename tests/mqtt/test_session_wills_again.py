@@ -125,6 +125,40 @@ def test_a_rate_is_waited_for():
     assert said(world) == [b"gone"]
 
 
+def crowd(world: World, count: int) -> None:
+    """So many clients break off at one moment; the will of the last of them, c0, is good for 20 seconds."""
+    raw = Properties(message_expiry_interval=20).encode()
+    good = {n: Will(b"will/x", b"%d" % n, 1) for n in range(1, count)}
+    good[0] = Will(b"will/x", b"0", 1, properties=raw, expiry=20)
+    clients = [world.connected(f"c{n}", will=good[n]) for n in range(count)]
+    for client in reversed(clients):
+        client.transport.abort()
+    world.turn()
+
+
+def test_those_a_rate_refuses_at_once_are_said_as_fast_as_it_lets_them():
+    world = mesh(gate=GateSettings(rates=(RateSettings(who=("*",), messages_per_s=5, burst=5),)))
+    crowd(world, 65)
+    assert len(said(world)) == 5
+    world.advance(1_001)
+    assert len(said(world)) <= 6, "not a burst of them at each moment they are tried"
+    world.advance(12_500)
+    assert not rows(world)
+    assert not any(reason.startswith("will-") for reason in world.metrics.dropped)
+
+
+def test_the_line_of_wills_ends_and_what_expires_is_tried_before():
+    world = mesh(gate=GateSettings(rates=(RateSettings(who=("*",), messages_per_s=1, burst=1),)))
+    crowd(world, 100)
+    now_ms = world.clock.monotonic_ms()
+    held = world.realm.standings.wills.held.values()
+    waits = {will.client_id: will.timer.due_ms - now_ms for will in held if will.timer is not None}
+    assert waits["c0"] == 20_000, "the last in line, but then it has expired"
+    assert len(waits) == 99
+    assert 60_000 <= max(waits.values()) <= 61_000
+    assert len(set(waits.values())) >= 60
+
+
 @pytest.mark.parametrize(("retry_s", "expiry_s", "tries_s"), [(10, -1, 10), (3_600, 10, 10), (0, -1, 0)])
 def test_it_is_given_up_in_the_end(retry_s: int, expiry_s: int, tries_s: int, caplog: pytest.LogCaptureFixture):
     world = mesh(mqtt=MqttSettings(will_retry_s=retry_s))
