@@ -253,8 +253,8 @@ DENY = RuleSettings(effect="deny", who=("@bad",), actions=("publish",), filters=
         ((), [], [b"gone"]),
         (("bad",), [()], [b"gone"]),
         ((), [("bad",)], []),
-        # A user who is configured no more is judged with the groups it had.
-        (("bad",), [], []),
+        # A user who is configured no more is judged without the groups it had.
+        (("bad",), [], [b"gone"]),
     ],
 )
 def test_the_gate_judges_by_the_rules_and_groups_of_the_mesh_that_says_it(
