@@ -304,8 +304,13 @@ async def _reload(exchange: Exchange) -> web.StreamResponse:
     reload = exchange.surface.reload
     if reload is None:
         raise RefusedError(Refusal(Reason.UNSUPPORTED, "this mesh has no configuration that could be read again"))
-    logger.warning("administration: reload", extra={"by": exchange.principal.name})
+    record(exchange, "reload")
     return respond(msgspec.convert(await reload(), ReloadDocument))
+
+
+def record(exchange: Exchange, what: str, **about: object) -> None:
+    """The line in the log by which one finds out later who did what; text of peers only in its fields."""
+    logger.warning("administration: %s", what, extra={"by": exchange.principal.name, **about})
 
 
 LIMIT: Final = Parameter("limit", "the most in the answer", "integer", low=1, high=100_000)

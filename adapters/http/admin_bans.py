@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.http.admin import id_of, only_admin, read_only
+from dragoman.adapters.http.admin import id_of, only_admin, read_only, record
 from dragoman.adapters.http.definitions import (
     Definition,
     Exchange,
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
     from dragoman.broker.session import KeptSessions, Session
 
-logger: Final = logging.getLogger("dragoman.admin")
 
 DURATION_MS_MAX: Final = 100 * 365 * 86_400_000
 
@@ -85,7 +83,7 @@ async def _ban(exchange: Exchange) -> web.StreamResponse:
             duration_ms=order.duration_ms or 0,
         )
     )
-    _say(exchange, "banned", kind=ban.kind, who=ban.who, reason=ban.reason, duration_ms=order.duration_ms or 0)
+    record(exchange, "banned", kind=ban.kind, who=ban.who, reason=ban.reason, duration_ms=order.duration_ms or 0)
     await exchange.broker.safe(ticket)
     return respond(_document(ban), 201)
 
@@ -107,7 +105,7 @@ def _spare_the_asker(exchange: Exchange, order: BanRequest) -> None:
 async def _lift(exchange: Exchange) -> web.StreamResponse:
     kind, who = _kind(exchange.path("kind")), exchange.path("who")
     ticket = granted(exchange.broker.bans.remove(kind, who))
-    _say(exchange, "ban lifted", kind=kind, who=who)
+    record(exchange, "ban lifted", kind=kind, who=who)
     await exchange.broker.safe(ticket)
     return nothing()
 
@@ -140,7 +138,7 @@ async def _disconnect(exchange: Exchange) -> web.StreamResponse:
 def _end(exchange: Exchange, session: Session) -> None:
     forget = exchange.flag("forget") is True
     kept = _kept_for(exchange, session) if forget else None
-    _say(
+    record(
         exchange,
         "connection ended",
         protocol=session.protocol,
@@ -170,14 +168,9 @@ async def _forget(exchange: Exchange) -> web.StreamResponse:
         if kept.connection is not None:
             kept.connection.close(Refusal(Reason.DISCONNECTED, "the administration ended the session"))
         keeper.forget(id_)
-        _say(exchange, "session forgotten", protocol=kept.protocol, session=id_, principal=kept.principal)
+        record(exchange, "session forgotten", protocol=kept.protocol, session=id_, principal=kept.principal)
         return nothing()
     raise RefusedError(Refusal(Reason.GONE, f"no session {shown(id_)} is kept"))
-
-
-def _say(exchange: Exchange, what: str, **about: object) -> None:
-    """The line in the log by which one finds out later who did what; text of peers only in its fields."""
-    logger.warning("administration: %s", what, extra={"by": exchange.principal.name, **about})
 
 
 # -- definitions -------------------------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from dragoman.adapters.http.admin import LIMIT, LIST_MAX, only_admin, read_only
+from dragoman.adapters.http.admin import LIMIT, LIST_MAX, only_admin, read_only, record
 from dragoman.adapters.http.definitions import Definition, Exchange, Parameter, Reply, granted, nothing, respond
 from dragoman.adapters.http.documents import Document
 
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aiohttp import web
-
-logger: Final = logging.getLogger("dragoman.admin")
 
 
 class DelayedDocument(Document):
@@ -54,9 +51,7 @@ async def _cancel(exchange: Exchange) -> web.StreamResponse:
     id_ = exchange.path("id")
     ticket = granted(exchange.broker.delayed.cancel(id_))
     # Text of peers only in the fields.
-    logger.warning(
-        "administration: %s", "delayed message cancelled", extra={"by": exchange.principal.name, "delayed": id_}
-    )
+    record(exchange, "delayed message cancelled", delayed=id_)
     await exchange.broker.safe(ticket)
     return nothing()
 

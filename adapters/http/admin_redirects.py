@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
-from dragoman.adapters.http.admin import id_of, only_admin, read_only
+from dragoman.adapters.http.admin import id_of, only_admin, read_only, record
 from dragoman.adapters.http.definitions import (
     Definition,
     Exchange,
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-logger: Final = logging.getLogger("dragoman.admin")
 
 PER_S_MAX: Final = 100_000
 
@@ -71,7 +69,7 @@ async def _begin(exchange: Exchange) -> web.StreamResponse:
         raise invalid(f"per_s is from 1 to {PER_S_MAX}")
     by = exchange.principal.name
     granted(exchange.broker.redirects.begin(order.to, permanent=order.permanent, by=by, per_s=order.per_s))
-    _say(exchange, "clients are sent elsewhere", to=order.to, permanent=order.permanent, per_s=order.per_s)
+    record(exchange, "clients are sent elsewhere", to=order.to, permanent=order.permanent, per_s=order.per_s)
     return respond(_document(exchange), 201)
 
 
@@ -79,7 +77,7 @@ async def _end(exchange: Exchange) -> web.StreamResponse:
     if exchange.broker.redirects.current is None:
         raise RefusedError(Refusal(Reason.GONE, "nobody is sent elsewhere"))
     exchange.broker.redirects.end()
-    _say(exchange, "clients may come in again")
+    record(exchange, "clients may come in again")
     return nothing()
 
 
@@ -94,7 +92,7 @@ async def _move(exchange: Exchange) -> web.StreamResponse:
         raise RefusedError(Refusal(Reason.GONE, f"there is no connection {wanted!r} now"))
     if not isinstance(session, Redirectable):
         raise RefusedError(Refusal(Reason.UNSUPPORTED, f"{session.protocol} has no words for going elsewhere"))
-    _say(exchange, "connection sent elsewhere", agent=session.agent, to=order.to, permanent=order.permanent)
+    record(exchange, "connection sent elsewhere", agent=session.agent, to=order.to, permanent=order.permanent)
     session.redirect(Redirect(order.to, order.permanent))
     return nothing()
 
@@ -105,10 +103,6 @@ def _document(exchange: Exchange) -> RedirectDocument:
     return RedirectDocument(
         to=there.to, permanent=there.permanent, by=there.by, since_ms=there.since_ms, waiting=redirects.waiting
     )
-
-
-def _say(exchange: Exchange, what: str, **about: object) -> None:
-    logger.warning("administration: %s", what, extra={"by": exchange.principal.name, **about})
 
 
 def _definitions() -> Iterator[Definition]:
