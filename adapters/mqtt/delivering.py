@@ -103,15 +103,14 @@ def offer(session: MqttSession, message: Message) -> bool:
         qos = _queued_at(session, message)
     else:
         qos = 0 if feed.no_local and message.sender == session.agent else min(feed.wish, message.wish)
-    if feed is None and message.wish and _silent(session, message):
-        if not session.subscriptions:
+    if feed is None and message.wish:
+        silent = _silent(session, message)
+        if silent and not session.subscriptions:
             # Nothing else of the session's is held up by it.
             return False
-        session.realm.metrics.drop("subscription-no-longer-allowed")
+        # It was kept for a filter that could not be resumed, or for one whose channel a rule has closed since.
+        session.realm.metrics.drop("subscription-no-longer-allowed" if silent else "no-longer-readable")
     if feed is None or not qos:
-        if feed is None:
-            # It was kept for a filter that a rule has silenced since.
-            session.realm.metrics.drop("no-longer-readable")
         _skip(session, message)
         return True
     return _send(session, feed, message, qos)

@@ -40,6 +40,7 @@ DROPS: Final = (
     "share-without-member",
     "share-returned-full",
     "commit-failed",
+    "no-longer-readable",
     "subscription-no-longer-allowed",
 )
 """Reasons for which a reader did not get what was for it. A publish that was denied was never for anybody."""
